@@ -1,0 +1,1 @@
+"""Portcullis, a secured WebSocket gateway with role-based access control."""

@@ -1,0 +1,1 @@
+"""One outside system in each module, behind a port of the runtime."""

@@ -1,0 +1,1 @@
+"""The Python client: the core's frames and signing over a socket."""

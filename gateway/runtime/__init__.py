@@ -1,0 +1,1 @@
+"""asyncio and the ports: what runs the core, without knowing any vendor."""

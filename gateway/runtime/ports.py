@@ -1,0 +1,400 @@
+"""The ports: what the runtime asks of the outside, each a small Protocol that states delivery and ordering.
+
+Owns no implementation. Every port has an in-memory twin, and one conformance suite runs against all of its implementations.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.core.decision import ChannelOptions, Policy
+from gateway.core.principal import Principal
+
+
+class Log(Protocol):
+    """Structured log events: a constant name and fields. Secrets never reach a field."""
+
+    def debug(self, event: str, **fields: object) -> object:
+        """Log what only a developer wants."""
+        ...
+
+    def info(self, event: str, **fields: object) -> object:
+        """Log what an operator reads in passing."""
+        ...
+
+    def warning(self, event: str, **fields: object) -> object:
+        """Log what someone should look at."""
+        ...
+
+    def error(self, event: str, **fields: object) -> object:
+        """Log what someone must look at."""
+        ...
+
+
+class Metrics(Protocol):
+    """Counters, gauges and histograms. Labels come from enums and the registry of actions only."""
+
+    def connection_attempt(self, outcome: str) -> None:
+        """Count a handshake: accepted, a refusal, flood, draining or connection_limit."""
+        ...
+
+    def connection_opened(self) -> None:
+        """Raise the gauge of open connections."""
+        ...
+
+    def connection_closed(self, code: int, duration_s: float) -> None:
+        """Lower the gauge, count the close code (unknown ones as `other`), observe the duration in seconds."""
+        ...
+
+    def command(self, action: str, outcome: str, duration_s: float) -> None:
+        """Count a command and observe its duration. `action` is a registered one or `unknown`."""
+        ...
+
+    def decision(self, action: str, effect: str, reason: str, duration_s: float) -> None:
+        """Count a decision and observe how long it took."""
+        ...
+
+    def signature_failure(self, reason: str) -> None:
+        """Count a frame whose signature did not hold: missing, malformed or mismatch."""
+        ...
+
+    def delivered(self, messages: int) -> None:
+        """Count messages handed to connections."""
+        ...
+
+    def bytes_received(self, count: int) -> None:
+        """Count payload bytes that came in."""
+        ...
+
+    def bytes_sent(self, count: int) -> None:
+        """Count payload bytes that went out."""
+        ...
+
+    def slow_consumer(self) -> None:
+        """Count a connection cut off for its full send buffer."""
+        ...
+
+    def revocation(self, seconds: float) -> None:
+        """Observe how long a revocation took from its commit to the open connections."""
+        ...
+
+    def token_issued(self, grant: str) -> None:
+        """Count an issued access token."""
+        ...
+
+    def token_failure(self, grant: str, reason: str) -> None:
+        """Count a refused token request: `grant` is a known one or `unknown`, `reason` the OAuth error."""
+        ...
+
+    def policy_reload(self, outcome: str) -> None:
+        """Count a reload: ok or error."""
+        ...
+
+    def policy_version(self, version: str) -> None:
+        """Set the one version that `gateway_policy_info` shows."""
+        ...
+
+    def broker_up(self, up: bool) -> None:  # noqa: FBT001 - a gauge of one bit
+        """Set whether the broker can be reached."""
+        ...
+
+    def broker_publish(self, seconds: float) -> None:
+        """Observe how long the broker took to take a publication."""
+        ...
+
+    def loop_lag(self, seconds: float) -> None:
+        """Observe by how much the event loop was late."""
+        ...
+
+    def watch(self, gauge: str, read: Callable[[], float]) -> None:
+        """Read a gauge (`gateway_channels`, `gateway_subscriptions`) from `read` at each scrape."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------- credentials
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCredential:
+    """A credential that has been proven.
+
+    Args:
+        principal: Whom it speaks for.
+        signing_key: The 32 bytes behind signed frames, or None for a token without a key.
+    """
+
+    principal: Principal
+    signing_key: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Leave the key out."""
+        return f"VerifiedCredential(subject={self.principal.subject!r})"
+
+
+class CredentialVerifier(Protocol):
+    """Proves access tokens and tickets, with the state of accounts and revocations looked up."""
+
+    async def verify_token(self, token: str, now: float) -> VerifiedCredential:
+        """Prove an access token.
+
+        Raises:
+            HandshakeRefusedError: `invalid_token`, `expired_token` or `revoked_token`, in this order of precedence.
+            StateUnavailableError: The state of accounts could not be read.
+        """
+        ...
+
+    async def redeem_ticket(self, ticket: str, origin: str | None, now: float) -> VerifiedCredential:
+        """Spend a ticket; it is spent when it is looked up.
+
+        Raises:
+            HandshakeRefusedError: `invalid_ticket`, or what its token has become: `expired_token`, `revoked_token`.
+            StateUnavailableError: The state could not be read.
+        """
+        ...
+
+    def is_revoked(self, principal: Principal) -> bool:
+        """Look once more, without waiting, whether this node knows the token, its family or account to be revoked."""
+        ...
+
+
+class ChangeKind(enum.StrEnum):
+    """What an account command or another node changed; a row of the change table."""
+
+    ROLES = "roles"  # the subject's roles or claims: sessions are re-decided
+    SUBJECT_ENDED = "subject_ended"  # disabled, deleted, new password: sessions close with session_revoked
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105 - one jti: its connections close with revoked_token
+    FAMILY_REVOKED = "family_revoked"  # a refresh family: its connections close with revoked_token
+    KEYS = "keys"  # the signing keys were rotated: read them again
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change, as each node reads it from the table within a second.
+
+    Args:
+        kind: What changed.
+        subject: The subject (ROLES, SUBJECT_ENDED).
+        key: The `jti` (TOKEN_REVOKED) or the family (FAMILY_REVOKED).
+        issuer: The issuer that `key` belongs to.
+        roles: The roles that now count (ROLES); `tenant` stays.
+        at: Unix seconds of the commit; tokens issued after it are not touched.
+    """
+
+    kind: ChangeKind
+    subject: str = ""
+    key: str = ""
+    issuer: str = ""
+    roles: tuple[str, ...] = ()
+    at: float = 0.0
+
+
+class ChangeFeed(Protocol):
+    """Changes in the order of their commits, each delivered at least once to every node."""
+
+    async def run(self, apply: Callable[[Change], None]) -> None:
+        """Call `apply` for each change until cancelled; survive a database that is away for a while."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------- policy
+
+
+class PolicySource(Protocol):
+    """The policy that counts now, and the news of a better one."""
+
+    @property
+    def current(self) -> Policy:
+        """Give the last good policy."""
+        ...
+
+    async def run(self, changed: Callable[[Policy], None]) -> None:
+        """Call `changed` after each good reload until cancelled; a broken policy is logged, counted and not taken."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------- broker
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a channel's history stands: the last offset (from 1; 0 before any) in an opaque epoch."""
+
+    offset: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One publication.
+
+    Args:
+        channel: Where.
+        data: The payload, JSON's model.
+        sender: The publishing subject.
+        at: Unix seconds.
+        offset: Its place in the history; None where none is kept.
+        epoch: The history's epoch; None where none is kept.
+    """
+
+    channel: str
+    data: object
+    sender: str
+    at: float
+    offset: int | None = None
+    epoch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A subject's first join to a channel or its last leave, over all nodes."""
+
+    channel: str
+    event: str
+    tenant: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """A message to every connection of one user in one tenant."""
+
+    tenant: str
+    subject: str
+    data: object
+    sender: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """A message to every connection of one tenant."""
+
+    tenant: str
+    data: object
+    sender: str
+    at: float
+
+
+class Deliver(Protocol):
+    """What a node does with what the broker brings; called on the event loop, in each channel's order."""
+
+    def message(self, message: Message) -> None:
+        """Hand a publication to this node's subscribers."""
+        ...
+
+    def presence(self, presence: Presence) -> None:
+        """Hand a join or leave to this node's subscribers."""
+        ...
+
+    def direct(self, direct: Direct) -> int:
+        """Hand a direct message to this node's connections of the user; answer how many."""
+        ...
+
+    def broadcast(self, broadcast: Broadcast) -> None:
+        """Hand a broadcast to this node's connections of the tenant."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a history, ascending, with the position of the whole."""
+
+    messages: tuple[Message, ...]
+    position: Position | None
+
+
+class Broker(Protocol):
+    """Carries messages between nodes and keeps history and presence.
+
+    Order: publications to one channel reach every node in one order, that of their offsets where there are any. Delivery: at
+    most once to a connected node; a gap is told by offsets and epoch, never hidden. Each method answers at once or with an
+    awaitable, so that an in-process broker costs no task switch.
+
+    All methods may raise (or their awaitables end in) `StateUnavailableError`.
+    """
+
+    def attach(self, deliver: Deliver) -> None:
+        """Name this node's receiver; before anything else."""
+        ...
+
+    def publish(
+        self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
+    ) -> Position | None | Awaitable[Position | None]:
+        """Publish; answer the new position, None without history."""
+        ...
+
+    def subscribe(self, channel: str) -> None | Awaitable[None]:
+        """Bring this node what is published to the channel from now on; called on its first subscriber."""
+        ...
+
+    def unsubscribe(self, channel: str) -> None | Awaitable[None]:
+        """Stop; called when its last subscriber has gone."""
+        ...
+
+    def position(self, channel: str, options: ChannelOptions) -> Position | None | Awaitable[Position | None]:
+        """Tell where the channel's history stands; None without history."""
+        ...
+
+    def history(
+        self, channel: str, options: ChannelOptions, *, limit: int, after: int | None, before: int | None
+    ) -> Page | Awaitable[Page]:
+        """Read at most `limit` messages, ascending, bounds exclusive; with `after` the oldest that fit, else the newest."""
+        ...
+
+    def join(self, channel: str, tenant: str, subject: str, connection: str) -> None | Awaitable[None]:
+        """Note a member's connection; the subject's first one is pushed as a join."""
+        ...
+
+    def leave(self, channel: str, tenant: str, subject: str, connection: str) -> None | Awaitable[None]:
+        """Forget a member's connection; the subject's last one is pushed as a leave."""
+        ...
+
+    def members(self, channel: str) -> Mapping[tuple[str, str], int] | Awaitable[Mapping[tuple[str, str], int]]:
+        """Count the connections of each (tenant, subject)."""
+        ...
+
+    def send(self, direct: Direct) -> int | Awaitable[int]:
+        """Send to a user on every node; answer how many connections got it."""
+        ...
+
+    def broadcast(self, broadcast: Broadcast) -> None | Awaitable[None]:
+        """Send to a tenant on every node."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------- transport
+
+
+class Transport(Protocol):
+    """A WebSocket after its handshake, seen from the session's side. All calls are on the event loop and never wait."""
+
+    def send(self, payload: bytes) -> None:
+        """Queue one data frame: text on a JSON connection, binary on a MessagePack one."""
+        ...
+
+    def ping(self) -> None:
+        """Send a ping; every octet from the peer counts as its answer."""
+        ...
+
+    def close(self, code: int, reason: str, linger_s: float) -> None:
+        """Send a close frame behind all that is queued; abort if the peer has not answered within `linger_s` seconds."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection now."""
+        ...
+
+    def buffered_bytes(self) -> int:
+        """Tell how many payload bytes wait for the peer."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Stop reading from the peer: the in-flight cap is reached."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        ...

@@ -1,0 +1,1 @@
+"""HTTP and the WebSocket handshake: FastAPI, uvicorn and what we add to them."""
