@@ -44,7 +44,7 @@ class Principal:
     subject: str
     tenant: str = ""
     roles: tuple[str, ...] = ()
-    claims: Mapping[str, object] = field(default=_NO_CLAIMS, hash=False)
+    claims: Mapping[str, object] = field(default_factory=lambda: _NO_CLAIMS, hash=False)
     expires_at: float = 0.0
     token: TokenIdentity = TokenIdentity("", "")
 
