@@ -1,0 +1,109 @@
+# Everything that a developer or an operator types. POSIX sh, GNU make 3.81 or newer, and Python 3.11 or newer are all it wants.
+
+PYTHON ?= python3
+PORT ?= 8000
+VENV ?= .venv
+JOBS ?= 2
+SECONDS ?= 60
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV_VERSION := 0.13.8
+
+# A stamp says which lock the environment was made from, so that a second start need not ask pip.
+RUN_STAMP := $(VENV)/.stamp-run
+DEV_STAMP := $(VENV)/.stamp-dev
+FUZZ_STAMP := $(VENV)/.stamp-fuzz
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types floors core suite policy cover fuzz e2e lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------------------------------------- environment
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is older than 3.11 or missing: name another with 'make PYTHON=python3.12 …'" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "this python cannot make virtual environments: on Debian, apt-get install python3-venv" >&2; exit 1; }
+
+# $(1): what to say, $(2): the lock to install from.
+define install
+	@test -x $(BIN)/python || $(MAKE) --no-print-directory $(BIN)/python
+	@echo "installing $(1) into $(VENV) (once; again when $(2) changes)"
+	@$(PIP) install --require-hashes -r requirements-build.lock
+	@$(PIP) install --require-hashes -r $(2)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+
+$(RUN_STAMP): requirements.lock requirements-build.lock pyproject.toml
+	$(call install,the gateway,requirements.lock)
+
+$(DEV_STAMP): requirements-dev.lock requirements-build.lock pyproject.toml
+	$(call install,the gateway and its test tools,requirements-dev.lock)
+	@touch $(RUN_STAMP)
+
+$(FUZZ_STAMP): requirements-fuzz.lock $(DEV_STAMP)
+	@$(PIP) install --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
+# ---------------------------------------------------------------------------------------------- run
+
+run: $(RUN_STAMP) ## start the gateway in development mode on PORT (8000)
+	@exec $(BIN)/gateway serve --dev --port $(PORT)
+
+# ---------------------------------------------------------------------------------------------- prove
+
+test: lint types floors core suite policy ## everything that must hold: lint, types, floors, tests, policies
+
+lint: $(DEV_STAMP) ## ruff, all rules, and its formatter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+floors: $(DEV_STAMP) ## import-linter: inner floors know nothing of outer ones
+	$(BIN)/lint-imports
+
+# Only the core is traced: its tests are pure, and a tracer would slow the real servers that the others start.
+core: $(DEV_STAMP) ## the core's tests, every branch of the core covered
+	$(BIN)/pytest tests/core --numprocesses $(JOBS) --cov gateway.core --cov-branch --cov-report term-missing:skip-covered --cov-fail-under 100
+
+suite: $(DEV_STAMP) ## every other test but those in a browser
+	$(BIN)/pytest tests --ignore tests/core --ignore tests/e2e --numprocesses $(JOBS)
+
+policy: $(DEV_STAMP) ## lint the shipped policies and run their tests
+	$(BIN)/gateway policy lint --dir policies
+	$(BIN)/gateway policy test --dir policies
+
+cover: $(DEV_STAMP) ## branch coverage of the whole package, as a page in htmlcov/
+	$(BIN)/pytest tests --ignore tests/e2e --numprocesses $(JOBS) --cov gateway --cov-branch --cov-report html --cov-report term:skip-covered
+
+fuzz: $(FUZZ_STAMP) ## coverage-guided fuzzing of the frame parser for SECONDS (60)
+	$(BIN)/python tests/fuzz/fuzz_frames.py -max_total_time=$(SECONDS)
+
+e2e: $(DEV_STAMP) ## the try page in a real Chromium
+	@chromium=$$(sh .ci/chromium); status=$$?; \
+	if [ $$status -eq 3 ]; then echo "e2e skipped: no chromium here, and no way to install one"; exit 0; fi; \
+	if [ $$status -ne 0 ]; then exit $$status; fi; \
+	CHROMIUM="$$chromium" $(BIN)/pytest tests/e2e
+
+# ---------------------------------------------------------------------------------------------- keep
+
+# Universal locks: one file holds for every platform and Python that the project supports. uv is wanted by nobody else.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+  --custom-compile-command "make lock"
+
+lock: $(BIN)/python ## resolve the dependencies anew into the locks (UPGRADE=1 takes newer ones)
+	@$(PIP) install "uv==$(UV_VERSION)"
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --output-file requirements.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	printf "atheris>=3; python_version < '3.14'\n" | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-fuzz.lock
+	printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-build.lock
+
+clean: ## remove the environment and every cache, but not .gateway/
+	rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
