@@ -11,7 +11,7 @@ class TokenBucket:
     Args:
         per_s: Tokens a second; above 0.
         burst: The most that it holds, and what it starts with; at least 1.
-        now: Seconds on any clock that does not run backwards; the same clock is given to every call.
+        now: Seconds on any clock; the same clock is given to every call.
     """
 
     __slots__ = ("at", "burst", "per_s", "tokens")
@@ -24,9 +24,9 @@ class TokenBucket:
 
     def take(self, now: float) -> float:
         """Take one token; answer 0.0, or, taking none, the seconds until there will be one."""
-        tokens = self.tokens + (now - self.at) * self.per_s
-        if tokens > self.burst:
-            tokens = self.burst
+        tokens = self.tokens
+        if now > self.at:  # a wall clock may be set back: that neither takes nor gives tokens
+            tokens = min(self.burst, tokens + (now - self.at) * self.per_s)
         self.at = now
         if tokens >= 1.0:
             self.tokens = tokens - 1.0
@@ -36,7 +36,7 @@ class TokenBucket:
 
     def wait_s(self, now: float) -> float:
         """Tell, taking none, the seconds until there is a token; 0.0 where there is one."""
-        tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
+        tokens = min(self.burst, self.tokens + max(0.0, now - self.at) * self.per_s)
         return 0.0 if tokens >= 1.0 else (1.0 - tokens) / self.per_s
 
 

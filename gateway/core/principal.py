@@ -19,6 +19,9 @@ class TokenIdentity:
         family: The refresh family that the token came from; empty where there is none.
         issued_at: The `iat` claim, Unix seconds.
         client_id: The OAuth client that the token was issued to.
+        narrowed_to: The roles that the token was narrowed to by its scope; None for one that carries all roles.
+        generation: The generation of the account at the issue: whatever ends all tokens of an account begins a new one. Empty
+            for subjects of other issuers.
     """
 
     issuer: str
@@ -26,6 +29,8 @@ class TokenIdentity:
     family: str = ""
     issued_at: float = 0.0
     client_id: str = ""
+    narrowed_to: tuple[str, ...] | None = None
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
