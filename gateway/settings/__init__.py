@@ -5,7 +5,15 @@ Owns the names, bounds, defaults and documentation of every setting, and the way
 """
 
 from gateway.settings.data_dir import claim_data_dir
-from gateway.settings.loading import Finding, Origin, Reading, SettingsError, load_settings, read_settings
+from gateway.settings.loading import (
+    Finding,
+    Origin,
+    Reading,
+    SettingsError,
+    is_development_folder,
+    load_settings,
+    read_settings,
+)
 from gateway.settings.model import Issuer, Settings, not_in_this_release, shipped_policy_dir
 
 __all__ = [
@@ -16,6 +24,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "claim_data_dir",
+    "is_development_folder",
     "load_settings",
     "not_in_this_release",
     "read_settings",
