@@ -27,6 +27,7 @@ from gateway.settings.model import Issuer, Settings
 PREFIX = "GATEWAY_"
 CONFIG = "GATEWAY_CONFIG"
 MAX_FILE_BYTES = 1_048_576
+MAX_QUOTED_CHARACTERS = 60
 TOML_ONLY = frozenset({"issuers"})
 
 _KUBERNETES = re.compile(r"GATEWAY(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -56,7 +57,7 @@ class Finding:
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.setting}: {self.problem}"
+        return " ".join(f"{self.setting}: {self.problem}".splitlines())
 
 
 class SettingsError(GatewayError):
@@ -217,11 +218,13 @@ def _direct_or_file(
         return None if direct is None else (direct, "")
     try:
         return _read(Path(file)).removesuffix("\n").removesuffix("\r"), "_FILE"
-    except OSError as wrong:
-        findings.append(Finding(file_label, f"`{file}` cannot be read ({wrong.strerror}); name a readable file"))
+    except OSError as wrong:  # the path is not repeated: the value itself may stand there by mistake, a secret
+        findings.append(
+            Finding(file_label, f"names a file that cannot be read ({wrong.strerror}); name a readable one")
+        )
     except ValueError:
         findings.append(
-            Finding(file_label, f"`{file}` is no UTF-8 text of at most 1 MiB; name a file with the value alone")
+            Finding(file_label, "names a file that is no UTF-8 text of at most 1 MiB; give one with the value")
         )
     return None
 
@@ -309,8 +312,16 @@ def _served_url(host: str, port: int) -> str:
 
 def _findings(wrong: ValidationError, given: Mapping[str, _Given]) -> list[Finding]:
     errors = wrong.errors(include_url=False)
-    # A default that could not be computed follows from a finding about the setting that it depends on.
-    return [_finding(error, given) for error in errors if error["type"] != "default_factory_not_called"]
+    return [_finding(error, given) for error in errors if not _follows(error, errors)]
+
+
+def _follows(error: ErrorDetails, errors: list[ErrorDetails]) -> bool:
+    """Tell an error that only follows from another: a default not computed, a list short of its refused entries."""
+    length = len(error["loc"])
+    return error["type"] == "default_factory_not_called" or (
+        error["type"] == "too_short"
+        and any(len(other["loc"]) > length and other["loc"][:length] == error["loc"] for other in errors)
+    )
 
 
 def _finding(error: ErrorDetails, given: Mapping[str, _Given]) -> Finding:
@@ -330,14 +341,14 @@ def _problem(name: str, error: ErrorDetails) -> str:
         case "value_error":
             return str(error.get("ctx", {})["error"])
         case "literal_error":
-            return f"`{error['input']}` is not one of {error.get('ctx', {})['expected'].replace(chr(39), '`')}"
+            return f"`{_quoted(error['input'])}` is not one of {error.get('ctx', {})['expected'].replace(chr(39), '`')}"
         case "string_type" | "path_type":
             return "is no text; put it in quotes"
         case "string_too_short":
             return "is empty; give a value or drop it"
         case _:
             whole = "int" in error["type"] or Settings.model_fields[name].annotation is int
-            return f"`{error['input']}` is no {'whole number' if whole else 'number'} {bounds(name)}; give one"
+            return f"`{_quoted(error['input'])}` is no {'whole number' if whole else 'number'} {bounds(name)}; give one"
 
 
 def _issuer_problem(error: ErrorDetails) -> str:
@@ -358,6 +369,12 @@ def bounds(name: str) -> str:
     least = next((one.ge for one in metadata if isinstance(one, Ge)), None)
     most = next((one.le for one in metadata if isinstance(one, Le)), None)
     return "" if least is None or most is None else f"from {least} to {most}"
+
+
+def _quoted(value: object) -> str:
+    """Give what an operator wrote, on one line and no longer than a glance."""
+    text = str(value)
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else text[:MAX_QUOTED_CHARACTERS] + "…"
 
 
 def _lower_first(text: str) -> str:
