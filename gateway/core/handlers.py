@@ -34,7 +34,7 @@ class Conversation(Protocol):
         """Tell whether the connection may subscribe to one more channel, or has subscribed to this one."""
         ...
 
-    def may(self, action: str, channel: str) -> bool:
+    def may(self, action: str, channel: str, now: float | None = None) -> bool:
         """Ask the policy on behalf of another action."""
         ...
 

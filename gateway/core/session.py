@@ -108,7 +108,7 @@ class Observer(Protocol):
         """Ask the policy for a command."""
         ...
 
-    def denied(self, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
+    def denied(self, session: Session, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
         """Note a denial."""
         ...
 
@@ -116,7 +116,7 @@ class Observer(Protocol):
         """Note the end of a command: `ok` or an error code."""
         ...
 
-    def signature_failed(self, failure: SignatureFailure) -> None:
+    def signature_failed(self, session: Session, failure: SignatureFailure) -> None:
         """Note a frame whose signature did not hold."""
         ...
 
@@ -163,7 +163,6 @@ class Session:
         "_encode",
         "_encoding",
         "_expiring_told",
-        "_facts",
         "_in_flight",
         "_limits",
         "_observer",
@@ -176,6 +175,7 @@ class Session:
         "_registry",
         "_signer",
         "_verifier",
+        "facts",
         "phase",
         "principal",
         "session_id",
@@ -207,7 +207,7 @@ class Session:
         self._encoding = encoding
         self._encode: Callable[[object], bytes] = ENCODERS[encoding]
         self._parser = PARSERS[encoding]
-        self._facts = facts
+        self.facts = facts
         self._limits = limits
         self._signer = signer
         self._verifier = verifier
@@ -277,9 +277,20 @@ class Session:
         coming = sum(1 for each in self._in_flight.values() if each.action == "channel.subscribe")
         return len(self.subscriptions) + coming <= self._limits.max_channels
 
-    def may(self, action: str, channel: str) -> bool:
-        """Ask the policy on behalf of another action, with no data; the time is that of the newest command."""
-        return self._bound.decide(action, channel, None, self._facts, self._bucket.at).allowed
+    @property
+    def busy(self) -> bool:
+        """Tell whether a command is on its way."""
+        return bool(self._in_flight)
+
+    def may(self, action: str, channel: str, now: float | None = None) -> bool:
+        """Ask the policy on behalf of another action, with no data.
+
+        Args:
+            action: A registered action with a channel.
+            channel: The channel.
+            now: Unix seconds; None for the time of the command that is being handled.
+        """
+        return self._bound.decide(action, channel, None, self.facts, self._bucket.at if now is None else now).allowed
 
     def permissions(self, channel: str | None) -> list[Permission]:
         """List what the principal may do, on `channel` or without one."""
@@ -299,7 +310,7 @@ class Session:
             try:
                 body = self._verifier.verify(body)
             except SignatureError as error:
-                self._observer.signature_failed(error.failure)
+                self._observer.signature_failed(self, error.failure)
                 missing = error.failure is SignatureFailure.MISSING
                 return self._end(Closes.SIGNATURE_REQUIRED if missing else Closes.SIGNATURE_INVALID)
         wanted: list[Effect] = []
@@ -386,9 +397,9 @@ class Session:
             raise CommandError(ErrorCode.RATE_LIMITED, "too many commands on this connection", wait_s)
         if spec.permission:
             asked = None if command.data is msgspec.UNSET else command.data
-            decision = self._observer.decide(self._bound, spec.name, channel, asked, self._facts, now)
+            decision = self._observer.decide(self._bound, spec.name, channel, asked, self.facts, now)
             if not decision.allowed:
-                self._observer.denied(command.id, spec.name, channel, decision)
+                self._observer.denied(self, command.id, spec.name, channel, decision)
                 raise _denial(decision)
         return data
 
@@ -498,7 +509,7 @@ class Session:
         """Hold every open subscription against the policy, with the data of its subscribe."""
         wanted: list[Effect] = []
         for channel, data in list(self.subscriptions.items()):
-            decision = self._bound.decide("channel.subscribe", channel, data, self._facts, now)
+            decision = self._bound.decide("channel.subscribe", channel, data, self.facts, now)
             if not decision.allowed and decision.code is not ErrorCode.RATE_LIMITED:
                 wanted += self._drop(channel, "permission_revoked")
         return wanted

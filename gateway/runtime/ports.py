@@ -6,7 +6,7 @@ Owns no implementation. Every port has an in-memory twin, and one conformance su
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -310,57 +310,61 @@ class Broker(Protocol):
     """Carries messages between nodes and keeps history and presence.
 
     Order: publications to one channel reach every node in one order, that of their offsets where there are any. Delivery: at
-    most once to a connected node; a gap is told by offsets and epoch, never hidden. Each method answers at once or with an
-    awaitable, so that an in-process broker costs no task switch.
+    most once to a connected node; a gap is told by offsets and epoch, never hidden.
 
-    All methods may raise (or their awaitables end in) `StateUnavailableError`.
+    All methods may raise `StateUnavailableError`.
     """
+
+    @property
+    def in_process(self) -> bool:
+        """Tell whether no call ever waits, so that it can be run to its end without a task."""
+        ...
 
     def attach(self, deliver: Deliver) -> None:
         """Name this node's receiver; before anything else."""
         ...
 
-    def publish(
+    async def publish(
         self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
-    ) -> Position | None | Awaitable[Position | None]:
+    ) -> Position | None:
         """Publish; answer the new position, None without history."""
         ...
 
-    def subscribe(self, channel: str) -> None | Awaitable[None]:
+    async def subscribe(self, channel: str) -> None:
         """Bring this node what is published to the channel from now on; called on its first subscriber."""
         ...
 
-    def unsubscribe(self, channel: str) -> None | Awaitable[None]:
+    async def unsubscribe(self, channel: str) -> None:
         """Stop; called when its last subscriber has gone."""
         ...
 
-    def position(self, channel: str, options: ChannelOptions) -> Position | None | Awaitable[Position | None]:
+    async def position(self, channel: str, options: ChannelOptions) -> Position | None:
         """Tell where the channel's history stands; None without history."""
         ...
 
-    def history(
+    async def history(
         self, channel: str, options: ChannelOptions, *, limit: int, after: int | None, before: int | None
-    ) -> Page | Awaitable[Page]:
+    ) -> Page:
         """Read at most `limit` messages, ascending, bounds exclusive; with `after` the oldest that fit, else the newest."""
         ...
 
-    def join(self, channel: str, tenant: str, subject: str, connection: str) -> None | Awaitable[None]:
+    async def join(self, channel: str, tenant: str, subject: str, connection: str) -> None:
         """Note a member's connection; the subject's first one is pushed as a join."""
         ...
 
-    def leave(self, channel: str, tenant: str, subject: str, connection: str) -> None | Awaitable[None]:
+    async def leave(self, channel: str, tenant: str, subject: str, connection: str) -> None:
         """Forget a member's connection; the subject's last one is pushed as a leave."""
         ...
 
-    def members(self, channel: str) -> Mapping[tuple[str, str], int] | Awaitable[Mapping[tuple[str, str], int]]:
+    async def members(self, channel: str) -> Mapping[tuple[str, str], int]:
         """Count the connections of each (tenant, subject)."""
         ...
 
-    def send(self, direct: Direct) -> int | Awaitable[int]:
+    async def send(self, direct: Direct) -> int:
         """Send to a user on every node; answer how many connections got it."""
         ...
 
-    def broadcast(self, broadcast: Broadcast) -> None | Awaitable[None]:
+    async def broadcast(self, broadcast: Broadcast) -> None:
         """Send to a tenant on every node."""
         ...
 

@@ -1,0 +1,200 @@
+"""The broker of a single node: publications, history and presence in this process's memory.
+
+Owns the histories and their bound in bytes. Answers every call at once. What it forgets shows: a channel whose history was dropped
+begins a new epoch, so that no recovery is ever told complete when it is not.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import msgspec
+
+from gateway.core.decision import ChannelOptions
+from gateway.runtime.ports import Broadcast, Deliver, Direct, Message, Page, Position, Presence
+
+MAX_POSITIONS = 100_000
+"""Channels whose position is remembered; beyond it the one that was published to longest ago is forgotten, epoch and all."""
+
+_MESSAGE_OVERHEAD_BYTES = 256
+"""What a kept message takes beside its payload, about."""
+
+_FREED_PART = 16
+"""A full store frees a sixteenth at once, so that finding the largest channel is paid once for many publications."""
+
+
+class _Log:
+    """One channel's history: an epoch, the last offset, and the messages that are still kept."""
+
+    __slots__ = ("bytes", "epoch", "messages", "offset")
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.offset = 0
+        self.messages: deque[tuple[Message, int]] = deque()
+        self.bytes = 0
+
+    def append(self, message: Message, size: int) -> None:
+        self.messages.append((message, size))
+        self.bytes += size
+
+    def drop_oldest(self) -> int:
+        _, size = self.messages.popleft()
+        self.bytes -= size
+        return size
+
+
+class MemoryBroker:
+    """The in-process broker.
+
+    Args:
+        max_history_bytes: What all histories together may take; beyond it the largest channel loses its oldest.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, max_history_bytes: int, clock: Callable[[], float]) -> None:
+        self._max_history_bytes = max_history_bytes
+        self._clock = clock
+        self._deliver: Deliver | None = None
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
+        self._bytes = 0
+        self._present: dict[str, dict[tuple[str, str], set[str]]] = {}
+
+    @property
+    def in_process(self) -> bool:
+        """Tell that no call ever waits."""
+        return True
+
+    def attach(self, deliver: Deliver) -> None:
+        """Name this node's receiver; before anything else."""
+        self._deliver = deliver
+
+    def _receiver(self) -> Deliver:
+        if self._deliver is None:
+            raise RuntimeError("the broker is used before a receiver is attached")
+        return self._deliver
+
+    # -------------------------------------------------------------------------------------------- publications
+
+    async def publish(
+        self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
+    ) -> Position | None:
+        """Publish; answer the new position, None without history."""
+        message = Message(channel, data, sender, at)
+        position = None
+        if options.history_messages:
+            log = self._open(channel)
+            log.offset += 1
+            position = Position(log.offset, log.epoch)
+            message = replace(message, offset=log.offset, epoch=log.epoch)
+            size = len(msgspec.json.encode(data)) + _MESSAGE_OVERHEAD_BYTES
+            log.append(message, size)
+            self._bytes += size
+            self._trim(log, options)
+            if self._bytes > self._max_history_bytes:
+                self._shrink()
+        elif channel in self._logs:
+            self._forget(channel)
+        self._receiver().message(message)
+        return position
+
+    async def subscribe(self, channel: str) -> None:
+        """Bring this node what is published from now on: in one process it always is."""
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Stop: in one process there is nothing to stop."""
+
+    # -------------------------------------------------------------------------------------------- history
+
+    async def position(self, channel: str, options: ChannelOptions) -> Position | None:
+        """Tell where the channel's history stands; None without history."""
+        if not options.history_messages:
+            return None
+        log = self._open(channel)
+        return Position(log.offset, log.epoch)
+
+    async def history(
+        self, channel: str, options: ChannelOptions, *, limit: int, after: int | None, before: int | None
+    ) -> Page:
+        """Read at most `limit` messages, ascending; with `after` the oldest that fit, else the newest."""
+        if not options.history_messages:
+            return Page((), None)
+        log = self._open(channel)
+        self._trim(log, options)
+        low = 0 if after is None else after
+        high = log.offset + 1 if before is None else before
+        found = [message for message, _ in log.messages if low < (message.offset or 0) < high]
+        chosen = found[:limit] if after is not None else found[-limit:]
+        return Page(tuple(chosen), Position(log.offset, log.epoch))
+
+    def _open(self, channel: str) -> _Log:
+        log = self._logs.get(channel)
+        if log is None:
+            log = self._logs[channel] = _Log(secrets.token_urlsafe(9))
+            if len(self._logs) > MAX_POSITIONS:
+                self._forget(next(iter(self._logs)))
+        else:
+            self._logs.move_to_end(channel)
+        return log
+
+    def _forget(self, channel: str) -> None:
+        self._bytes -= self._logs.pop(channel).bytes
+
+    def _trim(self, log: _Log, options: ChannelOptions) -> None:
+        """Drop what is beyond the channel's own count and age."""
+        oldest_at = self._clock() - options.history_ttl_s
+        messages = log.messages
+        while messages and (len(messages) > options.history_messages or messages[0][0].at < oldest_at):
+            self._bytes -= log.drop_oldest()
+
+    def _shrink(self) -> None:
+        """Take from the largest channel, oldest first, until a part of the store is free again."""
+        target = self._max_history_bytes - self._max_history_bytes // _FREED_PART
+        while self._bytes > target:
+            largest = max(self._logs.values(), key=lambda log: log.bytes)
+            if not largest.messages:
+                return
+            floor = max((log.bytes for log in self._logs.values() if log is not largest), default=0)
+            while largest.messages and self._bytes > target and largest.bytes >= floor:
+                self._bytes -= largest.drop_oldest()
+
+    # -------------------------------------------------------------------------------------------- presence
+
+    async def join(self, channel: str, tenant: str, subject: str, connection: str) -> None:
+        """Note a member's connection; the subject's first one is pushed as a join."""
+        connections = self._present.setdefault(channel, {}).setdefault((tenant, subject), set())
+        first = not connections
+        connections.add(connection)
+        if first:
+            self._receiver().presence(Presence(channel, "join", tenant, subject))
+
+    async def leave(self, channel: str, tenant: str, subject: str, connection: str) -> None:
+        """Forget a member's connection; the subject's last one is pushed as a leave."""
+        members = self._present.get(channel, {})
+        connections = members.get((tenant, subject))
+        if connections is None or connection not in connections:
+            return
+        connections.remove(connection)
+        if connections:
+            return
+        del members[tenant, subject]
+        if not members:
+            del self._present[channel]
+        self._receiver().presence(Presence(channel, "leave", tenant, subject))
+
+    async def members(self, channel: str) -> Mapping[tuple[str, str], int]:
+        """Count the connections of each (tenant, subject)."""
+        return {member: len(connections) for member, connections in self._present.get(channel, {}).items()}
+
+    # -------------------------------------------------------------------------------------------- people
+
+    async def send(self, direct: Direct) -> int:
+        """Send to a user; answer how many connections got it."""
+        return self._receiver().direct(direct)
+
+    async def broadcast(self, broadcast: Broadcast) -> None:
+        """Send to a tenant."""
+        self._receiver().broadcast(broadcast)

@@ -1,0 +1,418 @@
+"""This node: what its connections share, who may still come, and the news that reaches all of them.
+
+Owns admission within the limits, the timer wheel, changes of policy and accounts, and the tasks of connections. Refuses to own
+what one connection says (`connection`) and how the process starts and stops (`lifecycle`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core import effects
+from gateway.core.commands import ActionRegistry
+from gateway.core.decision import BoundPolicy, Decision, Policy
+from gateway.core.errors import Close, Closes, CommandError, ErrorCode, Refusal, SignatureFailure, refusal_close
+from gateway.core.events import Event
+from gateway.core.principal import ConnectionFacts, Principal
+from gateway.core.session import Session, SessionLimits
+from gateway.core.session_events import RolesChanged, TimePassed
+from gateway.core.signing import SERVER_NONCE_BYTES, Signer, Verifier, derive_keys, encode_base64url
+from gateway.runtime.connection import LINGER_S, Admission, Connection
+from gateway.runtime.hub import Hub
+from gateway.runtime.ports import Broker, Change, ChangeKind, CredentialVerifier, Log, Metrics, Transport
+
+TICK_S = 0.25
+"""How exact deadlines of connections are."""
+
+SWEEP = 500
+"""Connections that hear of a change before the loop may turn to others."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """What one node takes on.
+
+    Args:
+        max_connections: Connections in all.
+        max_connections_per_user: Connections of one subject in one tenant.
+        max_connections_per_address: Connections from one address (IPv6: one /64).
+        send_buffer_bytes: What may wait for one slow consumer before it is cut off.
+        session: What one connection may use.
+    """
+
+    max_connections: int
+    max_connections_per_user: int
+    max_connections_per_address: int
+    send_buffer_bytes: int
+    session: SessionLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A command for a registered handler, authorized already.
+
+    Args:
+        principal: Who acts.
+        facts: Over what connection.
+        action: The action.
+        channel: The channel, where the action takes one.
+        data: The data, converted to the struct of the action where it has one.
+    """
+
+    principal: Principal
+    facts: ConnectionFacts
+    action: str
+    channel: str | None
+    data: object
+
+
+@dataclass(frozen=True, slots=True)
+class ActionHandler:
+    """Carries out a registered action that is not built in.
+
+    Args:
+        handle: Gives the data of the reply, or raises CommandError.
+        timeout_s: Seconds after which the command is answered with `timeout`.
+    """
+
+    handle: Callable[[Invocation], Awaitable[object]]
+    timeout_s: float = 10.0
+
+
+class Node:
+    """The connections of this process.
+
+    Args:
+        policy: The policy that counts now.
+        registry: The known actions.
+        broker: Carries messages; already built, not yet attached.
+        verifier: Proves the tokens of `session.refresh`.
+        metrics: Counts.
+        log: Tells.
+        limits: What this node takes on.
+        clock: Unix seconds.
+        timer: Seconds on a clock that only runs forward, for durations.
+        entropy: Gives so many random bytes.
+        handlers: What carries out the registered actions that are not built in.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        registry: ActionRegistry,
+        broker: Broker,
+        verifier: CredentialVerifier,
+        metrics: Metrics,
+        log: Log,
+        limits: NodeLimits,
+        clock: Callable[[], float],
+        timer: Callable[[], float],
+        entropy: Callable[[int], bytes],
+        handlers: Mapping[str, ActionHandler],
+    ) -> None:
+        self.policy = policy
+        self.broker = broker
+        self.verifier = verifier
+        self.metrics = metrics
+        self.limits = limits
+        self.clock = clock
+        self.timer = timer
+        self.hub = Hub(metrics)
+        self.draining = False
+        self._registry = registry
+        self._log = log
+        self._entropy = entropy
+        self._handlers = handlers
+        self._connections: dict[str, Connection] = {}
+        self._wheel: dict[int, list[Connection]] = {}
+        self._tick = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        broker.attach(self.hub)
+        metrics.watch("gateway_channels", self.hub.channels)
+        metrics.watch("gateway_subscriptions", self.hub.subscriptions)
+
+    # ------------------------------------------------------------------------------------------------ coming and going
+
+    def open(self, admission: Admission, transport: Transport) -> Connection | None:
+        """Take in a connection whose handshake is complete, and welcome it; or close it, and answer None."""
+        refused = self._refuse(admission)
+        principal = admission.credential.principal
+        if refused is not None:
+            self.metrics.connection_attempt(refused.reason)
+            self._log.info(
+                Event.CONNECTION_REFUSED,
+                code=refused.code,
+                reason=refused.reason,
+                subject=principal.subject,
+                tenant=principal.tenant,
+                remote_addr=admission.facts.ip,
+            )
+            transport.close(refused.code, refused.reason, LINGER_S)
+            return None
+        now = self.clock()
+        session_id = encode_base64url(self._entropy(12))
+        signer = verifier = nonce = None
+        encoding, signing_key = admission.subprotocol.encoding, admission.credential.signing_key
+        if admission.subprotocol.signed:
+            if signing_key is None or admission.client_nonce is None:
+                raise ValueError("a signed connection was admitted without a key or a nonce")
+            server_nonce = self._entropy(SERVER_NONCE_BYTES)
+            client_key, server_key = derive_keys(signing_key, admission.client_nonce, server_nonce)
+            signer, verifier = Signer(server_key, encoding), Verifier(client_key, encoding)
+            nonce = encode_base64url(server_nonce)
+        session = Session(
+            session_id=session_id,
+            principal=principal,
+            policy=self.policy,
+            registry=self._registry,
+            encoding=encoding,
+            facts=admission.facts,
+            limits=self.limits.session,
+            signer=signer,
+            verifier=verifier,
+            observer=self,
+            now=now,
+        )
+        connection = Connection(self, session, transport, admission, now)
+        self._connections[session_id] = connection
+        self._empty.clear()
+        self.hub.add(connection)
+        self.metrics.connection_attempt("accepted")
+        self.metrics.connection_opened()
+        self._log.info(
+            Event.CONNECTION_ACCEPTED,
+            session=session_id,
+            subject=principal.subject,
+            tenant=principal.tenant,
+            remote_addr=admission.facts.ip,
+            subprotocol=admission.subprotocol.name,
+        )
+        connection.welcome(nonce)
+        self._schedule(connection)
+        return connection
+
+    def _refuse(self, admission: Admission) -> Close | None:
+        """Look once more whether the credential still counts, and whether there is room."""
+        principal, limits = admission.credential.principal, self.limits
+        if self.verifier.is_revoked(principal):
+            return refusal_close(Refusal.REVOKED_TOKEN)
+        if (
+            len(self._connections) >= limits.max_connections
+            or self.hub.count_subject(principal.tenant, principal.subject) >= limits.max_connections_per_user
+            or self.hub.count_address(admission.address_key) >= limits.max_connections_per_address
+        ):
+            return Closes.CONNECTION_LIMIT
+        return None
+
+    def left(self, connection: Connection) -> None:
+        """Deliver to a connection no longer; its socket may linger."""
+        self.hub.remove(connection)
+
+    def closed(self, connection: Connection, code: int, reason: str) -> None:
+        """Forget a connection whose transport has gone."""
+        del self._connections[connection.session_id]
+        if not self._connections:
+            self._empty.set()
+        duration_s = max(0.0, self.clock() - connection.opened_at)
+        self.metrics.connection_closed(code, duration_s)
+        self._log.info(
+            Event.CONNECTION_CLOSED,
+            session=connection.session_id,
+            subject=connection.principal.subject,
+            tenant=connection.principal.tenant,
+            remote_addr=connection.facts.ip,
+            code=code,
+            reason=reason,
+            duration_s=round(duration_s, 3),
+        )
+
+    def connections(self) -> list[Connection]:
+        """List the connections."""
+        return list(self._connections.values())
+
+    async def wait_empty(self) -> None:
+        """Wait until the last connection has gone."""
+        await self._empty.wait()
+
+    # ------------------------------------------------------------------------------------------------ work of connections
+
+    def spawn(self, work: Coroutine[Any, Any, None], connection: Connection) -> None:
+        """Run work of a connection beside it; what it does not expect ends the connection."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda ended: self._ended(ended, connection))
+
+    def _ended(self, task: asyncio.Task[None], connection: Connection) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._log.error(Event.CONNECTION_FAILED, session=connection.session_id, exc_info=error)
+            connection.end(Closes.INTERNAL)
+
+    def run_aside(self, work: Coroutine[Any, Any, object], connection: Connection) -> None:
+        """Run work that nobody waits for: at once where the broker is in this process."""
+        if not self.broker.in_process:
+            self.spawn(_drop_result(work), connection)
+            return
+        try:
+            work.send(None)
+        except StopIteration:
+            return
+        work.close()
+        raise RuntimeError("a broker that says it is in this process has waited")
+
+    async def invoke(self, effect: effects.Invoke, connection: Connection) -> object:
+        """Call the registered handler of an action.
+
+        Raises:
+            CommandError: The handler's own, or `timeout`, or `unavailable` where the action has no handler.
+        """
+        handler = self._handlers.get(effect.action)
+        if handler is None:
+            raise CommandError(ErrorCode.UNAVAILABLE, "nothing carries this action out now")
+        invocation = Invocation(connection.principal, connection.facts, effect.action, effect.channel, effect.data)
+        try:
+            async with asyncio.timeout(handler.timeout_s):
+                return await handler.handle(invocation)
+        except TimeoutError:
+            raise CommandError(ErrorCode.TIMEOUT, f"no answer within {handler.timeout_s:g} s") from None
+
+    def adopted(self, connection: Connection, principal: Principal) -> None:
+        """Note that a connection speaks with another token or other roles: its deadlines move."""
+        self._schedule(connection)
+        self._log.info(
+            Event.SESSION_REFRESHED,
+            session=connection.session_id,
+            subject=principal.subject,
+            tenant=principal.tenant,
+            roles=principal.roles,
+        )
+
+    # ------------------------------------------------------------------------------------------------ observer
+
+    def decide(
+        self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
+    ) -> Decision:
+        """Ask the policy for a command, timed and counted."""
+        timer = self.timer
+        started = timer()
+        decision = policy.decide(action, channel, data, facts, now)
+        self.metrics.decision(action, decision.effect, decision.reason, timer() - started)
+        return decision
+
+    def denied(self, session: Session, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
+        """Log a denial: all that the peer is not told."""
+        self._log.info(
+            Event.COMMAND_DENIED,
+            session=session.session_id,
+            subject=session.principal.subject,
+            tenant=session.principal.tenant,
+            remote_addr=session.facts.ip,
+            id=command_id,
+            action=action,
+            channel=channel,
+            code=decision.code,
+            reason=decision.reason,
+            detail=decision.detail,
+            rule=decision.rule,
+            policy=self.policy.version,
+        )
+
+    def finished(self, action: str, outcome: str, duration_s: float) -> None:
+        """Count a command."""
+        self.metrics.command(action, outcome, duration_s)
+
+    def signature_failed(self, session: Session, failure: SignatureFailure) -> None:
+        """Log and count a frame whose signature did not hold."""
+        self.metrics.signature_failure(failure)
+        self._log.warning(
+            Event.SIGNATURE_INVALID,
+            session=session.session_id,
+            subject=session.principal.subject,
+            tenant=session.principal.tenant,
+            remote_addr=session.facts.ip,
+            reason=failure,
+        )
+
+    # ------------------------------------------------------------------------------------------------ news
+
+    async def adopt_policy(self, policy: Policy) -> None:
+        """Let another policy count: at once for new commands, then for what is open, in parts."""
+        self.policy = policy
+        self.metrics.policy_version(policy.version)
+        for part in _parts(self.connections()):
+            for connection in part:
+                connection.adopt_policy()
+            await asyncio.sleep(0)
+
+    def apply(self, change: Change) -> None:
+        """Let a change of accounts, tokens or families reach the connections that it touches."""
+        touched = self._touched(change)
+        for connection in touched:
+            match change.kind:
+                case ChangeKind.ROLES:
+                    connection.tell(RolesChanged(change.roles, self.clock()))
+                case ChangeKind.SUBJECT_ENDED:
+                    connection.end(Closes.SESSION_REVOKED)
+                case _:
+                    connection.end(Closes.REVOKED_TOKEN)
+        if touched:
+            self.metrics.revocation(max(0.0, self.clock() - change.at))
+
+    def _touched(self, change: Change) -> list[Connection]:
+        """List the connections that a change is about; tokens issued after it are not."""
+        match change.kind:
+            case ChangeKind.ROLES:
+                return self._of_subject(change.subject)
+            case ChangeKind.SUBJECT_ENDED:
+                return [c for c in self._of_subject(change.subject) if c.principal.token.issued_at <= change.at]
+            case ChangeKind.TOKEN_REVOKED:
+                named = (change.issuer, change.key)
+                return [c for c in self.connections() if (c.principal.token.issuer, c.principal.token.jti) == named]
+            case ChangeKind.FAMILY_REVOKED:
+                named = (change.issuer, change.key)
+                return [c for c in self.connections() if (c.principal.token.issuer, c.principal.token.family) == named]
+            case ChangeKind.KEYS:
+                return []
+
+    def _of_subject(self, subject: str) -> list[Connection]:
+        return [self._connections[name] for name in self.hub.sessions_of(subject)]
+
+    # ------------------------------------------------------------------------------------------------ time
+
+    def _schedule(self, connection: Connection) -> None:
+        tick = max(self._tick + 1, int(connection.next_deadline() / TICK_S) + 1)
+        connection.deadline = tick
+        self._wheel.setdefault(tick, []).append(connection)
+
+    async def keep_time(self) -> None:
+        """Look at the deadlines of connections, each at its own, until cancelled."""
+        self._tick = int(self.clock() / TICK_S)
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self.clock()
+            last = int(now / TICK_S)
+            due = [tick for tick in self._wheel if tick <= last]
+            self._tick = last
+            for tick in sorted(due):
+                for connection in self._wheel.pop(tick):
+                    if connection.deadline == tick and connection.session_id in self._connections:
+                        connection.tell(TimePassed(now, connection.heard_at))
+                        self._schedule(connection)
+
+
+async def _drop_result(work: Coroutine[Any, Any, object]) -> None:
+    await work
+
+
+def _parts(connections: list[Connection]) -> Iterator[list[Connection]]:
+    for start in range(0, len(connections), SWEEP):
+        yield connections[start : start + SWEEP]
