@@ -1,1 +1,52 @@
-"""The Python client: the core's frames and signing over a socket."""
+"""The Python client: logs in, connects, signs, verifies, and comes back by the rules of the protocol."""
+
+from gateway.client.authorization import (
+    Authorization,
+    Login,
+    PasswordLogin,
+    ServiceLogin,
+    Ticket,
+    TokenLogin,
+    Tokens,
+)
+from gateway.client.client import GatewayClient
+from gateway.client.connection import Connection, Direction
+from gateway.client.errors import (
+    ClientError,
+    CommandRefusedError,
+    ConnectionEndedError,
+    LoginRefusedError,
+    ProtocolViolationError,
+    PushesNotReadError,
+    UnreachableError,
+    UpgradeRefusedError,
+)
+from gateway.client.events import Connected, Disconnected, Event, Gap, Position, Subscribed, SubscriptionLost
+
+__all__ = [
+    "Authorization",
+    "ClientError",
+    "CommandRefusedError",
+    "Connected",
+    "Connection",
+    "ConnectionEndedError",
+    "Direction",
+    "Disconnected",
+    "Event",
+    "Gap",
+    "GatewayClient",
+    "Login",
+    "LoginRefusedError",
+    "PasswordLogin",
+    "Position",
+    "ProtocolViolationError",
+    "PushesNotReadError",
+    "ServiceLogin",
+    "Subscribed",
+    "SubscriptionLost",
+    "Ticket",
+    "TokenLogin",
+    "Tokens",
+    "UnreachableError",
+    "UpgradeRefusedError",
+]

@@ -1,0 +1,432 @@
+"""The client that stays connected: logs in, comes back by the rules, and brings its subscriptions with it.
+
+Owns tokens over their life, subscriptions with their positions, and the stream of events. Refuses to own frames and sockets:
+see `connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from gateway.client.authorization import Authorization, Login, Ticket, Tokens
+from gateway.client.connection import COMMAND_TIMEOUT_S, Connection, Observe
+from gateway.client.errors import (
+    ClientError,
+    CommandRefusedError,
+    ConnectionEndedError,
+    LoginRefusedError,
+    PushesNotReadError,
+    UnreachableError,
+    UpgradeRefusedError,
+)
+from gateway.client.events import Connected, Disconnected, Event, Gap, Position, Subscribed, SubscriptionLost
+from gateway.client.reconnection import (
+    ABNORMAL,
+    STABLE_AFTER_S,
+    Credential,
+    Return,
+    back_off_s,
+    next_step,
+)
+from gateway.core.frames import (
+    DrainingPush,
+    ErrorFrame,
+    ExpiringPush,
+    MessagePush,
+    Push,
+    UnsubscribedPush,
+    Welcome,
+)
+from gateway.core.handshake import SUBPROTOCOLS
+
+MAX_EVENTS = 10_000
+"""Events that wait for `events()`; one more ends the connection, since a gap must never be silent."""
+
+_NORMAL = 1000
+_RETRYABLE_STATUS = frozenset({429, 502, 503, 504})
+
+
+class GatewayClient:
+    """A connection to the gateway that is made again when it ends. An asynchronous context manager.
+
+    Args:
+        url: Where the gateway is: `http(s)://…` or `ws(s)://…`.
+        login: Who connects: `PasswordLogin`, `ServiceLogin` or `TokenLogin`.
+        signed: Whether every frame in both directions is signed.
+        encoding: `json` or `msgpack`.
+        reconnect: Whether to come back by the rules of the protocol; without, the first close is the end.
+        ticket: Whether to connect with a ticket in the URL rather than the token in a header.
+        observe: Called with the direction and the plain form of every frame.
+        authorization: The HTTP side, for certificates and proxies of your own; it is not closed here.
+        dice: Where the jitter of waits comes from.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        login: Login,
+        *,
+        signed: bool = False,
+        encoding: str = "json",
+        reconnect: bool = True,
+        ticket: bool = False,
+        observe: Observe | None = None,
+        authorization: Authorization | None = None,
+        dice: random.Random | None = None,
+    ) -> None:
+        self._url = url
+        self._login = login
+        self._subprotocol = SUBPROTOCOLS[f"gateway.v1.{encoding}{'.signed' if signed else ''}"]
+        self._reconnect = reconnect
+        self._by_ticket = ticket
+        self._observe = observe
+        self._authorization = authorization or Authorization(url)
+        self._owns_authorization = authorization is None
+        self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
+        self._tokens: Tokens | None = None
+        self._connection: Connection | None = None
+        self._positions: dict[str, Position | None] = {}
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS + 1)
+        self._connected = asyncio.Event()
+        self._told_s: float | None = None
+        self._end: ClientError | None = None
+        self._wanted: asyncio.Queue[ExpiringPush | UnsubscribedPush] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -------------------------------------------------------------------------------------------- life
+
+    async def __aenter__(self) -> Self:
+        """Log in and connect.
+
+        Raises:
+            LoginRefusedError: There was no token.
+            ConnectionEndedError: The gateway closed at once.
+            UnreachableError: Nothing answered.
+        """
+        try:
+            self._connection = await self._open(Credential.SAME)
+        except BaseException:
+            await self._close_authorization()
+            raise
+        self._emit(Connected(self._connection.welcome, again=False))
+        self._connected.set()
+        self._tasks = [
+            asyncio.create_task(self._stay(), name="gateway client: stay connected"),
+            asyncio.create_task(self._attend(), name="gateway client: attend"),
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close with 1000; `events()` ends once it has given what is left."""
+        self._finish(ConnectionEndedError(_NORMAL, ""))
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        if self._connection is not None:
+            await self._connection.close()
+        await self._close_authorization()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    @property
+    def welcome(self) -> Welcome:
+        """The first frame of the present connection, or of the last one."""
+        if self._connection is None:
+            raise RuntimeError("enter the client first: `async with GatewayClient(…) as client`")
+        return self._connection.welcome
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The tokens in use."""
+        return self._tokens
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """The channels that are taken up again after a reconnect."""
+        return tuple(self._positions)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Give pushes and what happens to the connection, in order, until the client is closed.
+
+        Raises:
+            ClientError: What ended the connection for good; nothing is raised after `close()`.
+        """
+        while (event := await self._events.get()) is not None:
+            yield event
+        self._events.put_nowait(None)  # whoever asks next learns of the end too
+        if self._end is not None and not _is_normal(self._end):
+            raise self._end
+
+    # -------------------------------------------------------------------------------------------- commands
+
+    async def command(
+        self,
+        action: str,
+        channel: str | None = None,
+        data: object = msgspec.UNSET,
+        *,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401 - the data of a reply is whatever the action gives
+        """Send a command and give the data of its reply; wait for the connection where there is none just now.
+
+        Raises:
+            CommandRefusedError: The gateway answered with an error.
+            ConnectionEndedError: The connection ended first: the command may have been carried out.
+            TimeoutError: No answer came in time.
+        """
+        async with asyncio.timeout(timeout_s):
+            connection = await self._standing()
+            return await connection.command(action, channel, data, timeout_s=timeout_s)
+
+    async def send_as_is(self, frame: object) -> None:
+        """Send a frame or a batch without looking at it; its answers come to `observe` alone."""
+        await (await self._standing()).send_as_is(frame)
+
+    async def publish(self, channel: str, data: object) -> Position | None:
+        """Publish to a channel; give the new position where it keeps history."""
+        return _position(await self.command("channel.publish", channel, data))
+
+    async def subscribe(self, channel: str, recover: Position | None = None) -> Subscribed:
+        """Subscribe, from a position on where one is given, and stay subscribed over reconnects.
+
+        Args:
+            channel: Which one.
+            recover: The last position seen; what was missed is in the answer, not in `events()`.
+        """
+        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            return await self._subscribe(await self._standing(), channel, recover)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """End a subscription."""
+        self._positions.pop(channel, None)
+        await self.command("channel.unsubscribe", channel)
+
+    async def history(
+        self, channel: str, *, limit: int | None = None, before: int | None = None, after: int | None = None
+    ) -> dict[str, Any]:
+        """Read a channel's history; bounds are exclusive offsets."""
+        bounds = {"limit": limit, "before": before, "after": after}
+        given = {name: value for name, value in bounds.items() if value is not None}
+        reply: dict[str, Any] = await self.command("channel.history", channel, given)
+        return reply
+
+    async def presence(self, channel: str) -> dict[str, int]:
+        """Count the connections of each subject on a channel."""
+        reply = await self.command("channel.presence", channel)
+        return {member["subject"]: member["connections"] for member in reply["members"]}
+
+    async def send(self, subject: str, data: object) -> int:
+        """Send to every connection of a user of the same tenant; give how many got it."""
+        delivered: int = (await self.command("user.send", data={"to": subject, "data": data}))["delivered"]
+        return delivered
+
+    async def broadcast(self, data: object) -> None:
+        """Send to every connection of the tenant."""
+        await self.command("broadcast", data=data)
+
+    # -------------------------------------------------------------------------------------------- connecting
+
+    async def _open(self, credential: Credential) -> Connection:
+        tokens = await self._fresh_tokens(credential)
+        access: Tokens | Ticket = await self._authorization.ticket(tokens) if self._by_ticket else tokens
+        return await Connection.open(self._url, access, self._subprotocol, push=self._pushed, observe=self._observe)
+
+    async def _fresh_tokens(self, credential: Credential) -> Tokens:
+        tokens = self._tokens
+        if tokens is None:
+            tokens = await self._login.tokens(self._authorization)
+        elif credential is Credential.NEW or 0 < tokens.expires_at <= time.time():
+            tokens = await self._renewed(tokens)
+        self._tokens = tokens
+        return tokens
+
+    async def _renewed(self, tokens: Tokens) -> Tokens:
+        """Get the next tokens: by the refresh token where there is one that is still good, else by a new login."""
+        if tokens.refresh_token is not None:
+            with contextlib.suppress(LoginRefusedError):
+                return await self._authorization.refresh(tokens)
+        fresh = await self._login.tokens(self._authorization)
+        if fresh == tokens:
+            raise LoginRefusedError("invalid_grant", "no other token than the last one is at hand", 400)
+        return fresh
+
+    async def _stay(self) -> None:
+        try:
+            cause = await self._keep_connected()
+        except BaseException:
+            self._finish(UnreachableError("the client failed while it came back"))
+            raise
+        self._finish(cause)
+
+    async def _keep_connected(self) -> ClientError:
+        """Keep a connection until coming back would not help; give what ended the last one."""
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            since = loop.time()
+            cause = await asyncio.shield((await self._standing()).ended)
+            self._connected.clear()
+            failures = 0 if loop.time() - since >= STABLE_AFTER_S else failures
+            step = self._step(cause, failures)
+            while step is not None:
+                self._emit(Disconnected(cause, step.after_s))
+                failures += 1
+                await asyncio.sleep(step.after_s)
+                try:
+                    await self._come_back(step.credential)
+                    break
+                except ClientError as wrong:
+                    cause = wrong
+                    step = self._step(cause, failures)
+            if step is None:
+                return cause
+
+    def _step(self, cause: ClientError, failures: int) -> Return | None:
+        told_s, self._told_s = self._told_s, None
+        if not self._reconnect or self._end is not None:
+            return None
+        chance = self._dice.random()
+        match cause:
+            case ConnectionEndedError():
+                return next_step(cause.code, cause.reason, told_s=told_s, failures=failures, chance=chance)
+            case UnreachableError():
+                return next_step(ABNORMAL, "", told_s=None, failures=failures, chance=chance)
+            case UpgradeRefusedError() if cause.status in _RETRYABLE_STATUS:
+                return Return(max(cause.retry_after_s or 0.0, back_off_s(failures, chance)), Credential.SAME)
+            case LoginRefusedError() if cause.retry_after_s is not None:
+                return Return(max(cause.retry_after_s, back_off_s(failures, chance)), Credential.NEW)
+            case _:
+                return None
+
+    async def _come_back(self, credential: Credential) -> None:
+        connection = await self._open(credential)
+        self._connection = connection
+        self._emit(Connected(connection.welcome, again=True))
+        try:
+            for channel in list(self._positions):
+                await self._subscribe_again(connection, channel)
+        except TimeoutError as slow:
+            await connection.close()
+            raise UnreachableError("the gateway did not answer in time") from slow
+        self._connected.set()
+
+    async def _standing(self) -> Connection:
+        while True:
+            if self._end is not None:
+                raise self._end
+            await self._connected.wait()
+            if self._connection is not None and self._end is None:
+                return self._connection
+
+    # -------------------------------------------------------------------------------------------- subscriptions
+
+    async def _subscribe(self, connection: Connection, channel: str, recover: Position | None) -> Subscribed:
+        data = msgspec.UNSET if recover is None else {"recover": {"epoch": recover.epoch, "offset": recover.offset}}
+        result: Subscribed = await connection.command(
+            "channel.subscribe", channel, data, take=lambda reply: self._note_subscription(channel, reply)
+        )
+        return result
+
+    def _note_subscription(self, channel: str, reply: dict[str, Any]) -> Subscribed:
+        """Set the position at once, so that the first push behind the reply moves it on."""
+        self._positions[channel] = position = _position(reply)
+        messages = tuple(
+            msgspec.convert(
+                {"channel": channel, "epoch": reply.get("epoch"), **message, "type": "message"}, MessagePush
+            )
+            for message in reply.get("messages", ())
+        )
+        return Subscribed(position, bool(reply.get("recovered")), messages)
+
+    async def _subscribe_again(self, connection: Connection, channel: str) -> None:
+        seen = self._positions.get(channel)
+        data = msgspec.UNSET if seen is None else {"recover": {"epoch": seen.epoch, "offset": seen.offset}}
+
+        def take(reply: dict[str, Any]) -> None:
+            # Within the reading of the reply: what was missed stands in the stream before the first new push.
+            subscribed = self._note_subscription(channel, reply)
+            for message in subscribed.messages:
+                self._emit(message)
+            if not subscribed.recovered:
+                self._emit(Gap(channel))
+
+        try:
+            await connection.command("channel.subscribe", channel, data, take=take)
+        except CommandRefusedError as refused:
+            self._positions.pop(channel, None)
+            self._emit(SubscriptionLost(channel, refused))
+
+    # -------------------------------------------------------------------------------------------- pushes
+
+    def _pushed(self, push: Push | ErrorFrame) -> None:
+        match push:
+            case MessagePush(channel=channel, offset=int(offset), epoch=str(epoch)) if channel in self._positions:
+                self._positions[channel] = Position(epoch, offset)
+            case UnsubscribedPush(channel=channel, reason="permission_revoked"):
+                self._positions.pop(channel, None)
+            case UnsubscribedPush() | ExpiringPush():
+                self._wanted.put_nowait(push)
+            case DrainingPush(reconnect_after_s=after_s):
+                self._told_s = after_s
+        self._emit(push)
+        if isinstance(self._end, PushesNotReadError):
+            raise self._end  # the connection closes on it
+
+    async def _attend(self) -> None:
+        """Do what a push asks for: a new token before the old one ends, a subscription that lost its place."""
+        while True:
+            push = await self._wanted.get()
+            # Whatever fails here ends in a close that `_stay` answers, or has been told as an event.
+            with contextlib.suppress(ClientError, TimeoutError):
+                connection = await self._standing()
+                if isinstance(push, ExpiringPush):
+                    await self._refresh_session(connection)
+                elif push.channel in self._positions:
+                    await self._subscribe_again(connection, push.channel)
+
+    async def _refresh_session(self, connection: Connection) -> None:
+        if self._tokens is not None:
+            self._tokens = tokens = await self._renewed(self._tokens)
+            await connection.command("session.refresh", data={"token": tokens.access_token})
+
+    def _emit(self, event: Event) -> None:
+        if self._end is not None:
+            return
+        if self._events.qsize() >= MAX_EVENTS:
+            self._finish(PushesNotReadError(f"more than {MAX_EVENTS} events wait; iterate over `events()`"))
+        else:
+            self._events.put_nowait(event)
+
+    def _finish(self, cause: ClientError) -> None:
+        if self._end is None:
+            self._end = cause
+            self._connected.set()  # whoever waits for a connection learns that there will be none
+            self._events.put_nowait(None)
+
+    async def _close_authorization(self) -> None:
+        if self._owns_authorization:
+            await self._authorization.close()
+
+
+def _position(reply: dict[str, Any]) -> Position | None:
+    epoch, offset = reply.get("epoch"), reply.get("offset")
+    return Position(epoch, offset) if isinstance(epoch, str) and isinstance(offset, int) else None
+
+
+def _is_normal(end: ClientError) -> bool:
+    return isinstance(end, ConnectionEndedError) and end.code == _NORMAL
