@@ -40,8 +40,10 @@ class Event(enum.StrEnum):
     DATABASE_UP = "database.up"
     DATABASE_DOWN = "database.down"
 
+    HTTP_REQUEST = "http.request"
     REQUEST_FAILED = "request.failed"
     EVENTS_FOLDED = "events.folded"
+    LOG_FAILED = "log.failed"
 
     SERVER_STARTED = "server.started"
     SERVER_DRAINING = "server.draining"
