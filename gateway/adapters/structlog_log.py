@@ -32,8 +32,8 @@ LEVELS: Final[Mapping[str, int]] = {
 
 # These talk at `info` of what our own events say better, or print statements with their values; they speak up from `warning`,
 # and at `debug` where the whole log does. SQLAlchemy's engine never goes below: its statements are other people's data.
-_QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "asyncio", "alembic", "websockets", "httpx", "httpcore")
-_SILENT_LOGGERS = ("sqlalchemy", "aiosqlite", "hpack", "watchfiles")
+_QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "alembic", "websockets", "httpx", "httpcore")
+_SILENT_LOGGERS = ("sqlalchemy", "aiosqlite", "asyncio", "watchfiles")
 _ACCESS_LOGGER = "uvicorn.access"
 
 # Probes and scrapes come every few seconds, and say nothing where they succeed.
