@@ -1,0 +1,148 @@
+"""A session to talk to: a policy that is a dictionary, an observer that remembers, and a way to read what the session says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gateway.core.commands import ActionRegistry
+from gateway.core.decision import BoundPolicy, ChannelOptions, Decision, Effect, Permission, Reason
+from gateway.core.effects import Effect as Wanted
+from gateway.core.errors import ErrorCode, SignatureFailure
+from gateway.core.frames import Encoding
+from gateway.core.principal import ConnectionFacts, Principal, TokenIdentity
+from gateway.core.session import Session, SessionLimits
+from gateway.core.session_events import Event, Received
+from gateway.core.signing import Signer, Verifier
+
+NOW = 1_000_000.0
+ALICE = Principal("alice", "acme", ("member",), {}, NOW + 900, TokenIdentity("https://issuer", "jti-1"))
+LIMITS = SessionLimits(65_536, 1000.0, 3, 25.0)
+ALLOW = Decision(Effect.ALLOW, Reason.RULE, "a.yaml:1")
+DENY = Decision(Effect.DENY, Reason.DEFAULT, code=ErrorCode.PERMISSION_DENIED)
+
+
+@dataclass
+class DictPolicy:
+    """Decides by (action, channel), else by action, else denies."""
+
+    answers: dict[object, Decision]
+    version: str = "000000000000"
+    roles: frozenset[str] = frozenset({"member"})
+    bound_to: list[Principal] = field(default_factory=list)
+
+    def bind(self, principal: Principal) -> BoundPolicy:
+        self.bound_to.append(principal)
+        return self
+
+    def channel_options(self, _channel: str) -> ChannelOptions:
+        return ChannelOptions()
+
+    def decide(self, action: str, channel: str | None, _data: object, _facts: ConnectionFacts, _now: float) -> Decision:
+        return self.answers.get((action, channel)) or self.answers.get(action) or DENY
+
+    def permissions(self, actions: tuple[str, ...], channel: str | None) -> list[Permission]:
+        facts = ConnectionFacts()
+        return [Permission(a, conditional=False) for a in actions if self.decide(a, channel, None, facts, 0.0).allowed]
+
+
+@dataclass
+class Witness:
+    """Remembers all that an observer is told."""
+
+    seen: list[tuple[object, ...]] = field(default_factory=list)
+
+    def decide(
+        self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
+    ) -> Decision:
+        decision = policy.decide(action, channel, data, facts, now)
+        self.seen.append(("decided", action, channel, data))
+        return decision
+
+    def denied(self, _session: Session, command_id: int, action: str, channel: str | None, _decision: Decision) -> None:
+        self.seen.append(("denied", command_id, action, channel))
+
+    def finished(self, action: str, outcome: str, duration_s: float) -> None:
+        self.seen.append(("finished", action, outcome, duration_s))
+
+    def signature_failed(self, _session: Session, failure: SignatureFailure) -> None:
+        self.seen.append(("signature", failure))
+
+
+PERMISSIVE = dict.fromkeys(ActionRegistry().names(), ALLOW)
+
+
+@dataclass
+class Talk:
+    """One conversation, driven by hand."""
+
+    session: Session
+    witness: Witness
+    policy: DictPolicy
+    encoding: Encoding
+    client: Signer | None
+    server: Verifier | None
+    now: float = NOW
+
+    def send(self, *commands: dict[str, object], batch: bool = False) -> list[Wanted]:
+        """Send each command in a frame of its own, or all as a batch."""
+        encode: Callable[[object], bytes] = (
+            msgspec.json.encode if self.encoding is Encoding.JSON else msgspec.msgpack.encode
+        )
+        bodies = [encode(list(commands))] if batch else [encode(command) for command in commands]
+        return [effect for body in bodies for effect in self.send_bytes(body)]
+
+    def send_bytes(self, body: bytes) -> list[Wanted]:
+        payload = body if self.client is None else self.client.sign(body)
+        return self.session.handle(Received(payload, self.encoding is Encoding.JSON, self.now))
+
+    def tell(self, event: Event) -> list[Wanted]:
+        return self.session.handle(event)
+
+    def said(self) -> list[object]:
+        """Read what the session has to say, signatures verified."""
+        payloads = self.session.flush()
+        bodies = [p if self.server is None else self.server.verify(p) for p in payloads]
+        decode = json.loads if self.encoding is Encoding.JSON else msgspec.msgpack.decode
+        return [decode(body) for body in bodies]
+
+    def errors(self) -> list[tuple[object, object]]:
+        """Read the (id, code) of what the session says; every frame is to be an error."""
+        return [(frame.get("id"), frame["error"]["code"]) for frame in self.said()]
+
+
+def talk(
+    *,
+    answers: dict[object, Decision] | None = None,
+    encoding: Encoding = Encoding.JSON,
+    signed: bool = False,
+    registry: ActionRegistry | None = None,
+    limits: SessionLimits = LIMITS,
+    principal: Principal = ALICE,
+) -> Talk:
+    policy, witness = DictPolicy(PERMISSIVE if answers is None else answers), Witness()
+    client_key, server_key = b"c" * 32, b"s" * 32
+    session = Session(
+        session_id="s1",
+        principal=principal,
+        policy=policy,
+        registry=registry or ActionRegistry(),
+        encoding=encoding,
+        facts=ConnectionFacts("192.0.2.1", "", signed),
+        limits=limits,
+        signer=Signer(server_key, encoding) if signed else None,
+        verifier=Verifier(client_key, encoding) if signed else None,
+        observer=witness,
+        now=NOW,
+    )
+    return Talk(
+        session,
+        witness,
+        policy,
+        encoding,
+        Signer(client_key, encoding) if signed else None,
+        Verifier(server_key, encoding) if signed else None,
+    )

@@ -1,0 +1,652 @@
+"""A conversation: what each event brings in each phase, and the order of the checks."""
+
+from __future__ import annotations
+
+import json
+import typing
+
+import msgspec
+import pytest
+from talk import ALICE, ALLOW, NOW, PERMISSIVE, DictPolicy, Talk, talk
+
+from gateway.core import effects, session_events
+from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec, ChannelUse, RecoverFrom
+from gateway.core.decision import Decision, Effect, Reason
+from gateway.core.effects import End
+from gateway.core.errors import Closes, CommandError, ErrorCode, SignatureFailure
+from gateway.core.frames import BroadcastPush, Encoding, SharedPush
+from gateway.core.handlers import HANDLERS
+from gateway.core.principal import Principal, TokenIdentity
+from gateway.core.session import MAX_IN_FLIGHT, Phase, Session, SessionLimits
+from gateway.core.session_events import (
+    Completed,
+    DrainStarted,
+    Ended,
+    Failed,
+    Lost,
+    PolicyChanged,
+    PositionLost,
+    Received,
+    Refreshed,
+    RolesChanged,
+    TimePassed,
+)
+
+PUBLISH = {"id": 1, "action": "channel.publish", "channel": "room:acme:1", "data": {"text": "hi"}}
+SUBSCRIBE = {"id": 1, "action": "channel.subscribe", "channel": "room:acme:1"}
+
+
+# ------------------------------------------------------------------------------------------------- the table
+
+
+def test_every_event_has_a_row_in_every_phase() -> None:
+    events = set(typing.get_args(session_events.Event))
+    assert set(Session.TRANSITIONS) == set(Phase)
+    for phase, rows in Session.TRANSITIONS.items():
+        assert set(rows) == events, phase
+
+
+def test_every_built_in_action_has_a_handler() -> None:
+    assert set(HANDLERS) == {spec.name for spec in BUILT_IN_ACTIONS}
+
+
+def test_an_action_can_be_registered_once_only() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        ActionRegistry([*BUILT_IN_ACTIONS, ActionSpec("ping")])
+
+
+def test_an_unknown_action_is_taken_to_need_permission() -> None:
+    assert ActionRegistry().needs_permission("orders.create")
+    assert not ActionRegistry().needs_permission("ping")
+
+
+# ------------------------------------------------------------------------------------------------- welcome
+
+
+def test_the_welcome_tells_who_where_and_what_limits() -> None:
+    conversation = talk()
+    assert json.loads(conversation.session.welcome(None, NOW)) == {
+        "type": "welcome",
+        "session": "s1",
+        "subject": "alice",
+        "roles": ["member"],
+        "tenant": "acme",
+        "expires_at": NOW + 900,
+        "server_time": NOW,
+        "heartbeat_s": 25.0,
+        "limits": {"frame_bytes": 65_536, "commands_per_s": 1000.0, "channels": 3},
+    }
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_welcome_of_a_signed_connection_is_the_servers_frame_zero(encoding: Encoding) -> None:
+    conversation = talk(signed=True, encoding=encoding)
+    assert conversation.server is not None
+    body = conversation.server.verify(conversation.session.welcome("bm9uY2U", NOW))
+    decode = json.loads if encoding is Encoding.JSON else msgspec.msgpack.decode
+    assert decode(body)["signing"] == {"nonce": "bm9uY2U"}
+    conversation.send({"id": 1, "action": "ping"})
+    assert conversation.said() == [{"type": "reply", "id": 1, "data": {}}]
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_permitted_publish_is_asked_of_the_runtime_and_answered_when_done(encoding: Encoding) -> None:
+    conversation = talk(encoding=encoding)
+    assert conversation.send(PUBLISH) == [effects.Publish(1, "room:acme:1", {"text": "hi"})]
+    assert conversation.said() == []
+    assert conversation.session.busy
+    assert conversation.tell(Completed(1, {"offset": 1, "epoch": "e"}, NOW + 0.5)) == []
+    assert conversation.said() == [{"type": "reply", "id": 1, "data": {"offset": 1, "epoch": "e"}}]
+    assert conversation.witness.seen == [
+        ("decided", "channel.publish", "room:acme:1", {"text": "hi"}),
+        ("finished", "channel.publish", "ok", 0.5),
+    ]
+    assert not conversation.session.busy
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (SUBSCRIBE, effects.Subscribe(1, "room:acme:1", None)),
+        (
+            {**SUBSCRIBE, "data": {"recover": {"epoch": "e", "offset": 4}}},
+            effects.Subscribe(1, "room:acme:1", RecoverFrom("e", 4)),
+        ),
+        ({**SUBSCRIBE, "action": "channel.presence"}, effects.ReadPresence(1, "room:acme:1")),
+        ({**SUBSCRIBE, "action": "channel.history"}, effects.ReadHistory(1, "room:acme:1", 100, None, None)),
+        (
+            {**SUBSCRIBE, "action": "channel.history", "data": {"limit": 5, "after": 2, "before": 9}},
+            effects.ReadHistory(1, "room:acme:1", 5, 9, 2),
+        ),
+        ({"id": 1, "action": "user.send", "data": {"to": "bob", "data": 5}}, effects.SendToUser(1, "bob", 5)),
+        ({"id": 1, "action": "broadcast", "data": None}, effects.SendToTenant(1, None)),
+        ({"id": 1, "action": "session.refresh", "data": {"token": "t"}}, effects.VerifyToken(1, "t")),
+    ],
+)
+def test_each_action_asks_for_its_effect(command: dict[str, object], wanted: effects.Effect) -> None:
+    assert talk().send(command) == [wanted]
+
+
+def test_the_token_of_a_refresh_does_not_show() -> None:
+    assert "hunter2" not in repr(effects.VerifyToken(1, "hunter2"))
+
+
+def test_describe_tells_the_principal_and_its_subscriptions() -> None:
+    conversation = talk()
+    conversation.session.subscriptions.update({"room:b": None, "room:a": None})
+    conversation.send({"id": 2, "action": "session.describe"})
+    assert conversation.said() == [
+        {
+            "type": "reply",
+            "id": 2,
+            "data": {
+                "subject": "alice",
+                "roles": ["member"],
+                "tenant": "acme",
+                "expires_at": NOW + 900,
+                "subscriptions": ["room:a", "room:b"],
+            },
+        }
+    ]
+
+
+def test_permissions_lists_what_may_be_done_on_a_channel_or_without_one() -> None:
+    conversation = talk(answers={("channel.publish", "room:1"): ALLOW, "broadcast": ALLOW})
+    conversation.send({"id": 1, "action": "session.permissions", "channel": "room:1"})
+    conversation.send({"id": 2, "action": "session.permissions"})
+    on_channel, without = ({entry["action"] for entry in frame["data"]["actions"]} for frame in conversation.said())
+    assert on_channel == {"session.permissions", "channel.unsubscribe", "channel.publish"}
+    assert without == {"ping", "session.describe", "session.permissions", "session.refresh", "broadcast"}
+
+
+def test_actions_that_need_no_permission_are_not_asked_of_the_policy() -> None:
+    conversation = talk(answers={})
+    for command_id, action in enumerate(("ping", "session.describe", "session.permissions"), start=1):
+        conversation.send({"id": command_id, "action": action})
+    conversation.send({"id": 9, "action": "channel.unsubscribe", "channel": "room:1"})
+    assert [frame["type"] for frame in conversation.said()] == ["reply"] * 4
+    assert not [seen for seen in conversation.witness.seen if seen[0] == "decided"]
+
+
+def test_a_registered_action_that_is_not_built_in_is_invoked() -> None:
+    registry = ActionRegistry([*BUILT_IN_ACTIONS, ActionSpec("orders.create", ChannelUse.OPTIONAL, None)])
+    conversation = talk(registry=registry, answers={"orders.create": ALLOW})
+    wanted = conversation.send({"id": 1, "action": "orders.create", "data": [1]})
+    assert wanted == [effects.Invoke(1, "orders.create", None, [1])]
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ({"id": 1, "action": "nosuch"}, "unknown_action"),
+        ({"id": 1, "action": "ping\x00\n"}, "unknown_action"),
+        ({"id": 1, "action": "a." * 1000}, "unknown_action"),
+        ({"id": 1, "action": "ping", "channel": "room:1"}, "invalid_data"),
+        ({"id": 1, "action": "ping", "data": {"x": 1}}, "invalid_data"),
+        ({"id": 1, "action": "ping", "data": 5}, "invalid_data"),
+        ({"id": 1, "action": "channel.publish", "data": 1}, "invalid_data"),
+        ({"id": 1, "action": "channel.publish", "channel": "room:1"}, "invalid_data"),
+        ({"id": 1, "action": "channel.publish", "channel": "", "data": 1}, "invalid_data"),
+        ({"id": 1, "action": "channel.publish", "channel": "a:\x01", "data": 1}, "invalid_data"),
+        ({"id": 1, "action": "channel.publish", "channel": ":".join("a" * 1000), "data": 1}, "invalid_data"),
+        ({"id": 1, "action": "channel.subscribe", "channel": "a", "data": {"recover": {"epoch": 1}}}, "invalid_data"),
+        ({"id": 1, "action": "channel.history", "channel": "a", "data": {"limit": 0}}, "invalid_data"),
+        ({"id": 1, "action": "channel.history", "channel": "a", "data": {"limit": 1001}}, "invalid_data"),
+        ({"id": 1, "action": "channel.history", "channel": "a", "data": {"limit": True}}, "invalid_data"),
+        ({"id": 1, "action": "channel.history", "channel": "a", "data": {"after": -1}}, "invalid_data"),
+        ({"id": 1, "action": "channel.history", "channel": "a", "data": {"more": 1}}, "invalid_data"),
+        ({"id": 1, "action": "user.send", "data": {"to": "bob"}}, "invalid_data"),
+        ({"id": 1, "action": "user.send", "data": {"to": 5, "data": 1}}, "invalid_data"),
+        ({"id": 1, "action": "user.send"}, "invalid_data"),
+        ({"id": 1, "action": "broadcast"}, "invalid_data"),
+        ({"id": 1, "action": "session.refresh", "data": {}}, "invalid_data"),
+    ],
+)
+def test_a_command_of_the_wrong_shape_is_refused_and_the_connection_stays(
+    command: dict[str, object], code: str
+) -> None:
+    conversation = talk()
+    assert conversation.send(command) == []
+    assert conversation.errors() == [(1, code)]
+    conversation.send({"id": 1, "action": "ping", "data": None})
+    assert conversation.said() == [{"type": "reply", "id": 1, "data": {}}]
+
+
+def test_shape_comes_before_permission_and_an_unknown_action_is_unknown_for_everybody() -> None:
+    conversation = talk(answers={})
+    conversation.send({"id": 1, "action": "channel.publish"}, {"id": 2, "action": "nosuch"}, PUBLISH)
+    assert conversation.errors() == [(1, "invalid_data"), (2, "unknown_action"), (1, "permission_denied")]
+    assert conversation.witness.seen == [
+        ("finished", "channel.publish", "invalid_data", 0.0),
+        ("finished", "unknown", "unknown_action", 0.0),
+        ("decided", "channel.publish", "room:acme:1", {"text": "hi"}),
+        ("denied", 1, "channel.publish", "room:acme:1"),
+        ("finished", "channel.publish", "permission_denied", 0.0),
+    ]
+
+
+def test_a_denial_says_no_more_than_its_code() -> None:
+    rule = Decision(Effect.DENY, Reason.RULE, "secret.yaml:7", ErrorCode.PERMISSION_DENIED, detail="hunter2")
+    conversation = talk(answers={"channel.publish": rule})
+    conversation.send(PUBLISH)
+    assert conversation.said() == [
+        {"type": "error", "id": 1, "error": {"code": "permission_denied", "message": "not permitted"}}
+    ]
+
+
+def test_an_unmet_obligation_has_its_own_code() -> None:
+    signed = Decision(Effect.DENY, Reason.OBLIGATION, "a:1", ErrorCode.SIGNATURE_REQUIRED)
+    rate = Decision(Effect.DENY, Reason.OBLIGATION, "a:2", ErrorCode.RATE_LIMITED, 0.25)
+    conversation = talk(answers={"channel.publish": signed, "broadcast": rate})
+    conversation.send(PUBLISH, {"id": 2, "action": "broadcast", "data": 1})
+    first, second = conversation.said()
+    assert first["error"]["code"] == "signature_required"
+    assert second["error"] == {
+        "code": "rate_limited",
+        "message": "too many commands of this kind",
+        "retry_after_s": 0.25,
+    }
+
+
+def test_what_the_runtime_cannot_do_is_an_error_frame() -> None:
+    conversation = talk()
+    conversation.send(PUBLISH)
+    conversation.tell(Failed(1, CommandError(ErrorCode.UNAVAILABLE, "later"), NOW + 1))
+    assert conversation.errors() == [(1, "unavailable")]
+    assert conversation.witness.seen[-1] == ("finished", "channel.publish", "unavailable", 1.0)
+
+
+def test_an_id_in_flight_is_refused_and_free_again_afterwards() -> None:
+    conversation = talk()
+    conversation.send(PUBLISH)
+    assert conversation.send({"id": 1, "action": "ping"}) == []
+    assert conversation.errors() == [(1, "bad_frame")]
+    conversation.tell(Completed(1, {}, NOW))
+    conversation.send({"id": 1, "action": "ping"})
+    assert [frame["type"] for frame in conversation.said()] == ["reply", "reply"]
+
+
+def test_no_more_channels_than_the_limit_can_be_subscribed() -> None:
+    conversation = talk()
+    for n in range(4):
+        conversation.send({"id": n + 1, "action": "channel.subscribe", "channel": f"room:{n}"})
+    assert conversation.errors() == [(4, "channel_limit")]
+    for n in range(3):
+        conversation.tell(Completed(n + 1, {}, NOW))
+    conversation.said()
+    assert conversation.send({"id": 5, "action": "channel.subscribe", "channel": "room:3"}) == []
+    assert conversation.errors() == [(5, "channel_limit")]
+    again = conversation.send({"id": 6, "action": "channel.subscribe", "channel": "room:0"})
+    assert again == [effects.Subscribe(6, "room:0", None)]
+
+
+def test_without_the_right_to_history_nothing_is_recovered() -> None:
+    conversation = talk(answers={"channel.subscribe": ALLOW})
+    wanted = conversation.send({**SUBSCRIBE, "data": {"recover": {"epoch": "e", "offset": 1}}})
+    assert wanted == [effects.Subscribe(1, "room:acme:1", None)]
+
+
+# ------------------------------------------------------------------------------------------------- rates and abuse
+
+
+def test_commands_beyond_the_burst_are_refused_with_the_time_to_wait() -> None:
+    conversation = talk(limits=SessionLimits(65_536, 2.0, 3, 25.0))
+    for n in range(5):
+        conversation.send({"id": n + 1, "action": "ping"})
+    said = conversation.said()
+    assert [frame["type"] for frame in said] == ["reply"] * 4 + ["error"]
+    assert said[-1]["error"] == {
+        "code": "rate_limited",
+        "message": "too many commands on this connection",
+        "retry_after_s": 0.5,
+    }
+    conversation.now += 0.5
+    conversation.send({"id": 1, "action": "ping"})
+    assert conversation.said() == [{"type": "reply", "id": 1, "data": {}}]
+
+
+def test_the_hundredth_command_refused_by_a_rate_in_ten_seconds_ends_the_connection() -> None:
+    conversation = talk(limits=SessionLimits(65_536, 0.01, 3, 25.0), answers={})
+    for n in range(99):
+        assert conversation.send({"id": n + 1, "action": "ping"}) == [], n
+    assert conversation.send({"id": 100, "action": "ping"}) == [End(Closes.RATE_LIMITED)]
+    assert len(conversation.said()) == 100
+    assert conversation.session.phase is Phase.CLOSING
+
+
+def test_refusals_spread_over_more_than_ten_seconds_do_not_end_it() -> None:
+    conversation = talk(limits=SessionLimits(65_536, 0.001, 3, 25.0))
+    for n in range(300):
+        conversation.now += 0.2
+        assert conversation.send({"id": n + 1, "action": "ping"}) == []
+
+
+def test_the_tenth_bad_frame_in_ten_seconds_ends_the_connection() -> None:
+    conversation = talk()
+    for _ in range(9):
+        assert conversation.send_bytes(b"{}") == []
+    assert conversation.send_bytes(b"[]") == [End(Closes.PROTOCOL_ABUSE)]
+    assert conversation.errors() == [(None, "bad_frame")] * 10
+
+
+def test_a_batch_of_bad_commands_counts_each_and_stops_at_the_tenth() -> None:
+    conversation = talk()
+    assert conversation.send_bytes(b"[" + b",".join([b"{}"] * 12) + b"]") == [End(Closes.PROTOCOL_ABUSE)]
+    (batch,) = conversation.said()
+    assert len(batch) == 10
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("signed", [False, True])
+def test_replies_to_a_batch_come_as_an_array(encoding: Encoding, signed: bool) -> None:  # noqa: FBT001 - parametrized
+    conversation = talk(encoding=encoding, signed=signed)
+    conversation.send({"id": 1, "action": "ping"}, {"id": 2, "action": "nosuch"}, batch=True)
+    ((first, second),) = conversation.said()
+    assert first == {"type": "reply", "id": 1, "data": {}}
+    assert (second["id"], second["error"]["code"]) == (2, "unknown_action")
+
+
+def test_only_a_connection_that_has_sent_a_batch_gets_arrays() -> None:
+    conversation = talk()
+    conversation.send({"id": 1, "action": "ping"}, {"id": 2, "action": "ping"})
+    assert [frame["id"] for frame in conversation.said()] == [1, 2]
+
+
+def test_one_answer_is_no_array() -> None:
+    conversation = talk()
+    conversation.send({"id": 1, "action": "ping"}, batch=True)
+    assert conversation.said() == [{"type": "reply", "id": 1, "data": {}}]
+
+
+def test_joined_arrays_are_bounded() -> None:
+    registry = ActionRegistry([*BUILT_IN_ACTIONS, ActionSpec("big", data=None)])
+    conversation = talk(registry=registry, answers={"big": ALLOW})
+    conversation.send(*({"id": n, "action": "big", "data": 0} for n in (1, 2, 3)), batch=True)
+    for n in (1, 2, 3):
+        conversation.tell(Completed(n, "x" * 30_000, NOW))
+    first, second = conversation.said()
+    assert [frame["id"] for frame in first] == [1, 2]
+    assert second["id"] == 3
+
+
+def test_commands_of_a_batch_about_one_channel_are_carried_out_in_their_order() -> None:
+    conversation = talk()
+    batch = [{**PUBLISH, "id": 1}, {**PUBLISH, "id": 2}, {**PUBLISH, "id": 3, "channel": "room:acme:2"}]
+    assert conversation.send(*batch, batch=True) == [effects.Publish(1, "room:acme:1", {"text": "hi"})]
+    assert conversation.send({**PUBLISH, "id": 2}) == []
+    assert conversation.errors() == [(2, "bad_frame")]
+    assert conversation.tell(Completed(1, {}, NOW)) == [
+        effects.Publish(2, "room:acme:1", {"text": "hi"}),
+        effects.Publish(3, "room:acme:2", {"text": "hi"}),
+    ]
+    assert conversation.tell(Failed(2, CommandError(ErrorCode.INTERNAL, "x"), NOW)) == []
+
+
+def test_a_waiting_command_holds_back_only_while_its_channel_is_busy() -> None:
+    conversation = talk()
+    conversation.send({**PUBLISH, "id": 1}, {**PUBLISH, "id": 2, "channel": "room:2"}, {**PUBLISH, "id": 3})
+    assert conversation.tell(Completed(2, {}, NOW)) == []
+    assert conversation.tell(Failed(1, CommandError(ErrorCode.INTERNAL, "x"), NOW)) == [
+        effects.Publish(3, "room:acme:1", {"text": "hi"})
+    ]
+
+
+def test_reading_pauses_at_the_cap_of_commands_in_flight_and_goes_on_below() -> None:
+    conversation = talk()
+    for n in range(MAX_IN_FLIGHT):
+        conversation.send({**PUBLISH, "id": n + 1, "channel": f"room:{n}"})
+    assert conversation.send({**PUBLISH, "id": 100, "channel": "room:x"}) == [effects.PauseReading()]
+    assert conversation.send({**PUBLISH, "id": 101, "channel": "room:y"}) == []
+    assert conversation.tell(Completed(1, {}, NOW)) == [effects.Publish(100, "room:x", {"text": "hi"})]
+    assert conversation.tell(Completed(2, {}, NOW)) == [effects.Publish(101, "room:y", {"text": "hi"})]
+    assert conversation.tell(Completed(3, {}, NOW)) == []
+    conversation.send({**PUBLISH, "id": 102, "channel": "room:z"})
+    assert conversation.send({**PUBLISH, "id": 103, "channel": "room:0"}) == []
+
+
+def test_reading_goes_on_once_what_waited_has_begun() -> None:
+    conversation = talk()
+    for n in range(MAX_IN_FLIGHT):
+        conversation.send({**PUBLISH, "id": n + 1, "channel": f"room:{n}"})
+    conversation.send({**PUBLISH, "id": 100, "channel": "room:0"})
+    assert conversation.tell(Completed(2, {}, NOW)) == []
+    resumed = conversation.tell(Completed(1, {}, NOW))
+    assert resumed == [effects.Publish(100, "room:0", {"text": "hi"}), effects.ResumeReading()]
+
+
+# ------------------------------------------------------------------------------------------------- encodings, signatures
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_other_kind_of_message_closes_with_1003_before_any_look_at_a_signature(encoding: Encoding) -> None:
+    conversation = talk(encoding=encoding, signed=True)
+    wrong = conversation.session.handle(Received(b"anything", encoding is Encoding.MSGPACK, NOW))
+    assert wrong == [End(Closes.UNSUPPORTED_DATA)]
+    assert conversation.witness.seen == []
+
+
+def test_an_unsigned_frame_on_a_signed_connection_closes_with_signature_required() -> None:
+    conversation = talk(signed=True)
+    conversation.client = None
+    assert conversation.send(PUBLISH) == [End(Closes.SIGNATURE_REQUIRED)]
+    assert conversation.witness.seen == [("signature", SignatureFailure.MISSING)]
+
+
+def test_a_frame_that_is_replayed_closes_with_signature_invalid_before_it_is_parsed() -> None:
+    conversation = talk(signed=True)
+    assert conversation.client is not None
+    payload = conversation.client.sign(b"not even a frame")
+    conversation.session.handle(Received(payload, True, NOW))
+    assert conversation.session.handle(Received(payload, True, NOW)) == [End(Closes.SIGNATURE_INVALID)]
+    assert conversation.witness.seen[-1] == ("signature", SignatureFailure.MISMATCH)
+
+
+# ------------------------------------------------------------------------------------------------- pushes
+
+
+def test_a_push_is_signed_in_its_place_and_not_sent_to_one_who_has_left() -> None:
+    conversation = talk(signed=True)
+    shared = SharedPush(BroadcastPush(1, "bob", NOW))
+    payload = conversation.session.payload(shared)
+    assert conversation.server is not None
+    assert payload is not None
+    assert conversation.server.verify(payload) == shared.body(Encoding.JSON)
+    assert talk().session.payload(shared) == shared.body(Encoding.JSON)
+    for event in (Ended(Closes.NORMAL), Lost()):
+        conversation.tell(event)
+        assert conversation.session.payload(shared) is None
+
+
+# ------------------------------------------------------------------------------------------------- subscriptions
+
+
+def subscribed(*channels: str, answers: dict[object, Decision] | None = None) -> Talk:
+    conversation = talk(answers=answers)
+    for n, channel in enumerate(channels, start=1):
+        conversation.send({"id": n, "action": "channel.subscribe", "channel": channel})
+        conversation.tell(Completed(n, {}, NOW))
+    conversation.said()
+    return conversation
+
+
+def test_a_subscription_begins_with_its_reply_and_ends_with_unsubscribe() -> None:
+    conversation = subscribed("room:1")
+    assert conversation.session.subscriptions == {"room:1": None}
+    wanted = conversation.send({"id": 2, "action": "channel.unsubscribe", "channel": "room:1"})
+    assert wanted == [effects.Unsubscribe(2, "room:1")]
+    conversation.tell(Completed(2, {}, NOW))
+    assert conversation.session.subscriptions == {}
+
+
+def test_a_changed_policy_ends_what_it_no_longer_permits_with_the_data_of_the_subscribe() -> None:
+    conversation = subscribed("room:1", "room:2")
+    wanted = conversation.tell(PolicyChanged(DictPolicy({("channel.subscribe", "room:2"): ALLOW}), NOW))
+    assert wanted == [effects.Unsubscribe(None, "room:1")]
+    assert conversation.said() == [{"type": "unsubscribed", "channel": "room:1", "reason": "permission_revoked"}]
+    conversation.send(PUBLISH)
+    assert conversation.errors() == [(1, "permission_denied")]
+
+
+def test_a_rate_that_is_used_up_does_not_end_a_subscription() -> None:
+    conversation = subscribed("room:1")
+    rate = Decision(Effect.DENY, Reason.OBLIGATION, "a:2", ErrorCode.RATE_LIMITED, 0.25)
+    assert conversation.tell(PolicyChanged(DictPolicy({"channel.subscribe": rate}), NOW)) == []
+
+
+def test_changed_roles_are_adopted_and_decided_again() -> None:
+    conversation = subscribed("room:1")
+    conversation.policy.answers = {}
+    adopted = Principal("alice", "acme", ("viewer",), {}, ALICE.expires_at, ALICE.token)
+    wanted = conversation.tell(RolesChanged(("viewer",), NOW))
+    assert wanted == [effects.AdoptPrincipal(adopted), effects.Unsubscribe(None, "room:1")]
+    assert conversation.session.principal.roles == ("viewer",)
+    assert conversation.policy.bound_to[-1] == adopted
+    assert conversation.tell(RolesChanged(("viewer",), NOW)) == []
+
+
+def test_roles_of_a_narrowed_token_never_widen() -> None:
+    token = TokenIdentity("https://issuer", "jti-1", narrowed_to=("viewer",))
+    conversation = talk(principal=Principal("alice", "acme", ("viewer",), {}, NOW + 900, token))
+    assert conversation.tell(RolesChanged(("admin", "viewer"), NOW)) == []
+    conversation.tell(RolesChanged(("admin",), NOW))
+    assert conversation.session.principal.roles == ()
+
+
+def test_a_lost_position_ends_the_subscription_once() -> None:
+    conversation = subscribed("room:1")
+    assert conversation.tell(PositionLost("room:1")) == [effects.Unsubscribe(None, "room:1")]
+    assert conversation.said() == [{"type": "unsubscribed", "channel": "room:1", "reason": "position_lost"}]
+    assert conversation.tell(PositionLost("room:1")) == []
+
+
+# ------------------------------------------------------------------------------------------------- refresh
+
+
+def refreshing() -> Talk:
+    conversation = talk()
+    conversation.send({"id": 1, "action": "session.refresh", "data": {"token": "t"}})
+    return conversation
+
+
+def test_a_refreshed_session_speaks_with_the_new_token() -> None:
+    conversation = refreshing()
+    new = Principal("alice", "acme", ("admin",), {"desk": "fx"}, NOW + 2000, TokenIdentity("https://issuer", "jti-2"))
+    assert conversation.tell(Refreshed(1, new, NOW)) == [effects.AdoptPrincipal(new)]
+    assert conversation.said() == [{"type": "reply", "id": 1, "data": {"expires_at": NOW + 2000}}]
+    assert conversation.session.principal is new
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Principal("bob", "acme", (), {}, NOW + 2000, ALICE.token),
+        Principal("alice", "umbrella", (), {}, NOW + 2000, ALICE.token),
+        Principal("alice", "acme", (), {}, NOW + 2000, TokenIdentity("https://other", "jti-2")),
+    ],
+)
+def test_the_token_of_another_subject_tenant_or_issuer_is_not_taken(other: Principal) -> None:
+    conversation = refreshing()
+    assert conversation.tell(Refreshed(1, other, NOW)) == []
+    assert conversation.errors() == [(1, "permission_denied")]
+    assert conversation.session.principal is ALICE
+
+
+# ------------------------------------------------------------------------------------------------- time
+
+
+def test_expiring_is_told_once_and_expiry_closes() -> None:
+    conversation = talk()
+    session = conversation.session
+    assert session.next_deadline(NOW) == NOW + 25.0
+    assert conversation.tell(TimePassed(NOW + 839, NOW + 839)) == [effects.SendPing()]
+    assert session.next_deadline(NOW + 839) == NOW + 840
+    conversation.tell(TimePassed(NOW + 840, NOW + 840))
+    conversation.tell(TimePassed(NOW + 841, NOW + 841))
+    assert conversation.said() == [{"type": "expiring", "expires_at": NOW + 900}]
+    assert conversation.tell(TimePassed(NOW + 900, NOW + 900)) == [End(Closes.EXPIRED_TOKEN)]
+
+
+def test_a_refresh_moves_the_expiry() -> None:
+    conversation = talk()
+    conversation.tell(TimePassed(NOW + 850, NOW + 850))
+    conversation.now = NOW + 850
+    conversation.send({"id": 1, "action": "session.refresh", "data": {"token": "t"}})
+    new = Principal("alice", "acme", ("member",), {}, NOW + 1800, ALICE.token)
+    conversation.tell(Refreshed(1, new, NOW + 850))
+    assert End(Closes.EXPIRED_TOKEN) not in conversation.tell(TimePassed(NOW + 900, NOW + 900))
+    conversation.said()
+    conversation.tell(TimePassed(NOW + 1740, NOW + 1740))
+    assert conversation.said() == [{"type": "expiring", "expires_at": NOW + 1800}]
+
+
+def test_silence_for_ten_seconds_after_a_ping_closes() -> None:
+    conversation = talk()
+    assert conversation.tell(TimePassed(NOW + 24, NOW)) == []
+    assert conversation.tell(TimePassed(NOW + 25, NOW)) == [effects.SendPing()]
+    assert conversation.session.next_deadline(NOW) == NOW + 35
+    assert conversation.tell(TimePassed(NOW + 34, NOW)) == []
+    assert conversation.tell(TimePassed(NOW + 35, NOW)) == [End(Closes.PING_TIMEOUT)]
+
+
+def test_any_sign_of_life_after_a_ping_keeps_the_connection() -> None:
+    conversation = talk()
+    conversation.tell(TimePassed(NOW + 25, NOW))
+    assert conversation.tell(TimePassed(NOW + 35, NOW + 26)) == []
+    assert conversation.tell(TimePassed(NOW + 50, NOW + 26)) == [effects.SendPing()]
+
+
+# ------------------------------------------------------------------------------------------------- drain and end
+
+
+def test_a_draining_session_still_works_until_it_is_closed() -> None:
+    conversation = talk()
+    assert conversation.tell(DrainStarted(2.5)) == []
+    assert conversation.session.phase is Phase.DRAINING
+    conversation.send({"id": 1, "action": "ping"})
+    assert conversation.said() == [
+        {"type": "draining", "reconnect_after_s": 2.5},
+        {"type": "reply", "id": 1, "data": {}},
+    ]
+    assert conversation.tell(DrainStarted(9.0)) == []
+    assert conversation.tell(Ended(Closes.DRAINING)) == [End(Closes.DRAINING)]
+    assert conversation.said() == []
+
+
+def test_after_the_close_nothing_is_done_any_more() -> None:
+    conversation = talk()
+    conversation.send(PUBLISH, {**PUBLISH, "id": 2})
+    conversation.tell(Ended(Closes.NORMAL))
+    assert conversation.send({"id": 3, "action": "ping"}) == []
+    assert conversation.tell(Completed(1, {}, NOW)) == []
+    assert conversation.tell(TimePassed(NOW + 9999, NOW)) == []
+    assert conversation.said() == []
+    assert conversation.tell(Lost()) == []
+    assert conversation.session.phase is Phase.CLOSED
+    assert conversation.tell(Lost()) == []
+
+
+def test_what_waits_when_the_transport_goes_is_dropped() -> None:
+    conversation = talk()
+    conversation.send({"id": 1, "action": "ping"})
+    conversation.tell(Lost())
+    assert conversation.said() == []
+
+
+def test_what_waits_in_the_backlog_is_not_begun_by_a_connection_that_ends() -> None:
+    conversation = talk(limits=SessionLimits(65_536, 0.01, 3, 25.0), answers=PERMISSIVE)
+    conversation.session._bucket.tokens = 1.0
+    conversation.send(PUBLISH)
+    wanted = [effect for n in range(100) for effect in conversation.send({**PUBLISH, "id": n + 2})]
+    assert wanted == [effects.PauseReading()]
+    wanted = conversation.tell(Completed(1, {}, NOW))
+    assert wanted == [End(Closes.RATE_LIMITED), effects.ResumeReading()]
+    assert conversation.session.phase is Phase.CLOSING
