@@ -119,7 +119,7 @@ class GatewayClient:
         self._emit(Connected(self._connection.welcome, again=False))
         self._connected.set()
         self._tasks = [
-            asyncio.create_task(self._stay(), name="gateway client: stay connected"),
+            asyncio.create_task(self._stay(self._connection), name="gateway client: stay connected"),
             asyncio.create_task(self._attend(), name="gateway client: attend"),
         ]
         return self
@@ -265,21 +265,21 @@ class GatewayClient:
             raise LoginRefusedError("invalid_grant", "no other token than the last one is at hand", 400)
         return fresh
 
-    async def _stay(self) -> None:
+    async def _stay(self, connection: Connection) -> None:
         try:
-            cause = await self._keep_connected()
+            cause = await self._keep_connected(connection)
         except BaseException:
             self._finish(UnreachableError("the client failed while it came back"))
             raise
         self._finish(cause)
 
-    async def _keep_connected(self) -> ClientError:
+    async def _keep_connected(self, connection: Connection) -> ClientError:
         """Keep a connection until coming back would not help; give what ended the last one."""
         failures = 0
         loop = asyncio.get_running_loop()
         while True:
             since = loop.time()
-            cause = await asyncio.shield((await self._standing()).ended)
+            cause = await asyncio.shield(connection.ended)
             self._connected.clear()
             failures = 0 if loop.time() - since >= STABLE_AFTER_S else failures
             step = self._step(cause, failures)
@@ -288,7 +288,7 @@ class GatewayClient:
                 failures += 1
                 await asyncio.sleep(step.after_s)
                 try:
-                    await self._come_back(step.credential)
+                    connection = await self._come_back(step.credential)
                     break
                 except ClientError as wrong:
                     cause = wrong
@@ -313,7 +313,7 @@ class GatewayClient:
             case _:
                 return None
 
-    async def _come_back(self, credential: Credential) -> None:
+    async def _come_back(self, credential: Credential) -> Connection:
         connection = await self._open(credential)
         self._connection = connection
         self._emit(Connected(connection.welcome, again=True))
@@ -324,14 +324,18 @@ class GatewayClient:
             await connection.close()
             raise UnreachableError("the gateway did not answer in time") from slow
         self._connected.set()
+        return connection
 
     async def _standing(self) -> Connection:
         while True:
             if self._end is not None:
                 raise self._end
             await self._connected.wait()
-            if self._connection is not None and self._end is None:
-                return self._connection
+            connection = self._connection
+            if connection is not None and not connection.ended.done():
+                return connection
+            if self._end is None:  # it has just ended, and the task that comes back has not seen it yet
+                self._connected.clear()
 
     # -------------------------------------------------------------------------------------------- subscriptions
 

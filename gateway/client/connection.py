@@ -205,6 +205,8 @@ class Connection:
                 return await pending.answer
             finally:
                 self._pending.pop(command_id, None)
+                if not pending.answer.cancel() and not pending.answer.cancelled():
+                    pending.answer.exception()  # looked at, for where sending has failed before anybody waited for it
 
     async def send_as_is(self, frame: object) -> None:
         """Send a frame or a batch without looking at it; its answers are seen by `observe` alone.
