@@ -1,8 +1,8 @@
 """What can go wrong, and what each failure means to every audience.
 
-Owns the vocabulary of failures (error codes, refusals, close reasons), the error tree, and `OUTCOMES`, the one table from an
-error to its wire code, close, HTTP status and metric label. Refuses to own when an error happens: parsers and ports raise,
-the session and the web edge look the meaning up here.
+Owns the vocabulary of failures (error codes, refusals, close frames with their reasons) and the error tree: an error carries its
+own code, which is what the wire, the metrics and the log call it. Refuses to own when an error happens: parsers and ports raise,
+the session and the web edge turn what they raise into frames and closes.
 """
 
 from __future__ import annotations
