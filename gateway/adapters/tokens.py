@@ -1,0 +1,157 @@
+"""Access tokens by python-jose, wrapped once.
+
+Owns everything about a token's spelling, header and signature: what python-jose would let through is refused before it sees it
+(RFC 8725). Refuses to own what the claims mean: see `core.claims`. Whatever is wrong with a token ends in one error, and the
+token itself is never part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+from jose import jws
+from jose.backends.cryptography_backend import CryptographyECKey
+from jose.exceptions import JOSEError
+
+from gateway.adapters.key_store import KeyStore, SigningKey
+from gateway.core.claims import AccessClaims, read_claims
+from gateway.core.errors import HandshakeRefusedError, Refusal
+from gateway.core.signing import decode_base64url, hkdf_sha256
+from gateway.runtime.identity_ports import MintedToken, ProvenToken
+
+MAX_TOKEN_BYTES = 8192
+TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068's media type, not a secret
+ALGORITHM = "ES256"
+
+_PARTS = 3
+_KEY_INFO = "gateway.v1 token "
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The header of a token of ours: these three and no other, so that no `crit`, `jku`, `jwk` or `x5u` is ever looked at."""
+
+    alg: Literal["ES256"]
+    typ: Literal["at+jwt"]
+    kid: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key as python-jose wants it, built once: from PEM each time, verifying takes half as long again."""
+
+    kid: str
+    private: CryptographyECKey = field(repr=False)
+    public: CryptographyECKey = field(repr=False)
+    jwk: dict[str, str]
+    seed: bytes = field(repr=False)
+
+
+def _refuse(detail: str) -> HandshakeRefusedError:
+    return HandshakeRefusedError(Refusal.INVALID_TOKEN, detail)
+
+
+class JoseTokens:
+    """`Tokens` by python-jose, with the keys of the key store.
+
+    Args:
+        store: Where the keys are. `reload` reads them, once before anything else.
+    """
+
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
+        self._keys: Mapping[str, _Key] = {}
+        self._active = ""
+
+    async def reload(self) -> None:
+        """Read the key store again.
+
+        Raises:
+            SealBrokenError: The keys were sealed with a secret that is not known.
+            StateUnavailableError: The database cannot be reached; the keys stay as they were.
+        """
+        opened = await self._store.load()
+        self._keys = {key.kid: _prepared(key) for key in opened}
+        self._active = next(key.kid for key in opened if key.active)
+
+    def mint(self, claims: AccessClaims, own: Mapping[str, str]) -> MintedToken:
+        """Sign a token with the active key."""
+        key = self._keys[self._active]
+        payload = msgspec.json.encode({**own, **_written(claims)})
+        token = jws.sign(payload, key.private, headers={"typ": TOKEN_TYPE, "kid": key.kid}, algorithm=ALGORITHM)
+        return MintedToken(token, _derive(key, claims.jti))
+
+    def prove(self, token: str) -> ProvenToken:
+        """Prove a token's signature before anything believes its claims.
+
+        Raises:
+            HandshakeRefusedError: `invalid_token`.
+        """
+        header = _read_header(token)
+        key = self._keys.get(header.kid)
+        if key is None:
+            raise _refuse("an unknown `kid`")
+        try:
+            payload: bytes = jws.verify(token, key.public, algorithms=[ALGORITHM])
+        except (JOSEError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise _refuse(f"signature: {type(error).__name__}") from None
+        claims, own = read_claims(payload)
+        return ProvenToken(claims, own, payload, key.kid)
+
+    def signing_key(self, kid: str, jti: str) -> bytes | None:
+        """Derive the key behind signed frames; None where the key store no longer has `kid`."""
+        key = self._keys.get(kid)
+        return None if key is None else _derive(key, jti)
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """Give the public keys as a JWK set (RFC 7517)."""
+        return {"keys": [key.jwk for key in self._keys.values()]}
+
+
+def _read_header(token: str) -> _Header:
+    """Read the header of a token that is spelled in the one canonical way.
+
+    base64 has up to sixteen spellings of the same last octet, and python-jose takes them all, with padding and junk: two
+    spellings of one token must not be two tokens to a cache, a log or a revocation.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        raise _refuse("longer than a token may be")
+    parts = token.split(".")
+    if len(parts) != _PARTS:
+        raise _refuse("not three parts")
+    decoded = [decode_base64url(part) for part in parts]
+    if not all(decoded) or decoded[0] is None:
+        raise _refuse("not canonical base64url")
+    try:
+        return msgspec.json.decode(decoded[0], type=_Header)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _refuse(f"header: {type(error).__name__}") from None
+
+
+def _prepared(key: SigningKey) -> _Key:
+    public = CryptographyECKey(key.private.public_key(), ALGORITHM)
+    jwk: dict[str, str] = public.to_dict()  # type: ignore[no-untyped-call]
+    return _Key(
+        kid=key.kid,
+        private=CryptographyECKey(key.private, ALGORITHM),
+        public=public,
+        jwk={**jwk, "use": "sig", "kid": key.kid},
+        seed=key.seed,
+    )
+
+
+def _derive(key: _Key, jti: str) -> bytes:
+    return hkdf_sha256(key.seed, b"", f"{_KEY_INFO}{jti}".encode())
+
+
+def _written(claims: AccessClaims) -> dict[str, object]:
+    """Write the claims; times as whole seconds, as every reader expects them, and nothing that says nothing."""
+    written = msgspec.structs.asdict(claims)
+    for name in ("exp", "iat", "nbf"):
+        written[name] = int(written[name])
+    for name in ("narrowed", "fam", "gen"):
+        if not written[name]:
+            del written[name]
+    return written

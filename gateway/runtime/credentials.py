@@ -1,0 +1,130 @@
+"""The proving of access tokens and tickets, with the state of accounts behind them.
+
+Owns the order of the checks: signature, claims, expiry, revocation. Refuses to own how a signature is checked (the adapter) and
+where in a request a credential stands (the handshake).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.core.claims import AccessClaims, check_claims, identity_of, principal_of, read_claims
+from gateway.core.errors import HandshakeRefusedError, Refusal
+from gateway.core.origins import parse_origin
+from gateway.core.principal import Principal
+from gateway.core.signing import decode_base64url, derive_ticket_key
+from gateway.runtime.account_directory import AccountDirectory
+from gateway.runtime.identity_ports import ProvenToken, StoredTicket, TicketStore, Tokens
+from gateway.runtime.ports import VerifiedCredential
+
+TICKET_TTL_S = 30
+_TICKET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A single-use credential for a URL.
+
+    Args:
+        ticket: What stands in `?ticket=`.
+        expires_in: Seconds.
+        subject: Whose it is.
+    """
+
+    ticket: str = field(repr=False)
+    expires_in: int
+    subject: str
+
+
+class AccountCredentials:
+    """A `CredentialVerifier` for the accounts of this gateway; also gives out tickets.
+
+    Args:
+        tokens: Proves signatures.
+        directory: What this node knows of accounts and revocations.
+        tickets: Where tickets are kept.
+        issuer: The `iss` that tokens must have.
+        audience: The `aud` that tokens must have.
+    """
+
+    def __init__(
+        self, tokens: Tokens, directory: AccountDirectory, tickets: TicketStore, *, issuer: str, audience: str
+    ) -> None:
+        self._tokens = tokens
+        self._directory = directory
+        self._tickets = tickets
+        self._issuer = issuer
+        self._audience = audience
+
+    async def verify_token(self, token: str, now: float) -> VerifiedCredential:
+        """Prove an access token.
+
+        Raises:
+            HandshakeRefusedError: `invalid_token`, `expired_token` or `revoked_token`, in this order of precedence.
+            StateUnavailableError: The state of accounts could not be read.
+        """
+        proven = self._tokens.prove(token)
+        principal = await self._principal(proven.claims, proven.own, now)
+        return VerifiedCredential(principal, self._tokens.signing_key(proven.kid, proven.claims.jti))
+
+    async def redeem_ticket(self, ticket: str, origin: str | None, now: float) -> VerifiedCredential:
+        """Spend a ticket; it is spent when it is looked up.
+
+        Raises:
+            HandshakeRefusedError: `invalid_ticket`, or what its token has become: `expired_token`, `revoked_token`.
+            StateUnavailableError: The state could not be read.
+        """
+        raw = decode_base64url(ticket)
+        if raw is None or len(raw) != _TICKET_BYTES:
+            raise HandshakeRefusedError(Refusal.INVALID_TICKET, "not the shape of a ticket")
+        stored = await self._tickets.take(ticket)
+        if stored is None:
+            raise HandshakeRefusedError(Refusal.INVALID_TICKET, "unknown or spent")
+        claims, own = read_claims(stored.payload)
+        if now >= stored.expires_at:
+            raise HandshakeRefusedError(Refusal.INVALID_TICKET, "expired", claims.sub)
+        if stored.origin is not None and stored.origin != parse_origin(origin or ""):
+            raise HandshakeRefusedError(Refusal.INVALID_TICKET, "bound to another origin", claims.sub)
+        principal = await self._principal(claims, own, now)
+        key = self._tokens.signing_key(stored.kid, claims.jti)
+        if key is None:
+            raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "its key has been dropped", claims.sub)
+        return VerifiedCredential(principal, derive_ticket_key(key, ticket))
+
+    async def issue_ticket(self, token: str, origin: str | None, now: float) -> Ticket:
+        """Give a ticket for an access token.
+
+        Args:
+            token: The token that the ticket will stand for.
+            origin: The origin that it shall be bound to, as `parse_origin` gives it; None for any.
+            now: Unix seconds.
+
+        Raises:
+            HandshakeRefusedError: As for `verify_token`.
+            StateUnavailableError: The state could not be read or written.
+        """
+        proven = self._tokens.prove(token)
+        principal = await self._principal(proven.claims, proven.own, now)
+        ticket = secrets.token_urlsafe(_TICKET_BYTES)
+        await self._tickets.put(ticket, _stored(proven, origin, now))
+        return Ticket(ticket, TICKET_TTL_S, principal.subject)
+
+    def is_revoked(self, principal: Principal) -> bool:
+        """Look once more, without waiting, whether this node knows the token, its family or account to be revoked."""
+        return self._directory.is_known_revoked(principal)
+
+    async def _principal(self, claims: AccessClaims, own: Mapping[str, object], now: float) -> Principal:
+        check_claims(claims, self._issuer, self._audience, now)
+        account = await self._directory.find(claims.sub)
+        if account is None:
+            raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "the account has been deleted", claims.sub)
+        principal = principal_of(claims, own, account)
+        if await self._directory.is_revoked(identity_of(claims)):
+            raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "revoked before it ended", claims.sub)
+        return principal
+
+
+def _stored(proven: ProvenToken, origin: str | None, now: float) -> StoredTicket:
+    return StoredTicket(payload=proven.payload, kid=proven.kid, origin=origin, expires_at=now + TICKET_TTL_S)
