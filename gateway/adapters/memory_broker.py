@@ -53,10 +53,12 @@ class MemoryBroker:
     Args:
         max_history_bytes: What all histories together may take; beyond it the largest channel loses its oldest.
         clock: Unix seconds.
+        max_positions: How many channels' positions are remembered.
     """
 
-    def __init__(self, max_history_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(self, max_history_bytes: int, clock: Callable[[], float], max_positions: int = MAX_POSITIONS) -> None:
         self._max_history_bytes = max_history_bytes
+        self._max_positions = max_positions
         self._clock = clock
         self._deliver: Deliver | None = None
         self._logs: OrderedDict[str, _Log] = OrderedDict()
@@ -134,7 +136,7 @@ class MemoryBroker:
         log = self._logs.get(channel)
         if log is None:
             log = self._logs[channel] = _Log(secrets.token_urlsafe(9))
-            if len(self._logs) > MAX_POSITIONS:
+            if len(self._logs) > self._max_positions:
                 self._forget(next(iter(self._logs)))
         else:
             self._logs.move_to_end(channel)

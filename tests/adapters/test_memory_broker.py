@@ -1,0 +1,76 @@
+"""The broker of a single node."""
+
+from __future__ import annotations
+
+import pytest
+from broker_conformance import HISTORY, BrokerConformance, HandClock, Inbox
+
+from gateway.adapters.memory_broker import MemoryBroker
+from gateway.core.decision import ChannelOptions
+
+MANY = ChannelOptions(history_messages=1000, history_ttl_s=3600.0)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    return Inbox()
+
+
+@pytest.fixture
+def broker(clock: HandClock, inbox: Inbox) -> MemoryBroker:
+    broker = MemoryBroker(1_000_000, clock)
+    broker.attach(inbox)
+    return broker
+
+
+class TestMemoryBroker(BrokerConformance):
+    """What every broker keeps to."""
+
+
+async def test_a_broker_without_a_receiver_says_so(clock: HandClock) -> None:
+    with pytest.raises(RuntimeError, match="before a receiver"):
+        await MemoryBroker(1000, clock).publish("room:1", 1, "alice", 5.0, HISTORY)
+
+
+async def count(broker: MemoryBroker, channel: str) -> list[int | None]:
+    page = await broker.history(channel, MANY, limit=1000, after=None, before=None)
+    return [message.offset for message in page.messages]
+
+
+async def test_beyond_its_bytes_the_largest_channel_loses_its_oldest(clock: HandClock, inbox: Inbox) -> None:
+    broker = MemoryBroker(20_000, clock)
+    broker.attach(inbox)
+    for _ in range(3):
+        await broker.publish("room:small", "x" * 100, "alice", clock(), MANY)
+    for _ in range(100):
+        await broker.publish("room:large", "x" * 1000, "alice", clock(), MANY)
+    assert await count(broker, "room:small") == [1, 2, 3]
+    large = await count(broker, "room:large")
+    assert 10 <= len(large) <= 16
+    assert large[-1] == 100
+    assert large == list(range(101 - len(large), 101))
+
+
+async def test_a_message_larger_than_the_store_is_delivered_and_not_kept(clock: HandClock, inbox: Inbox) -> None:
+    broker = MemoryBroker(1000, clock)
+    broker.attach(inbox)
+    await broker.publish("room:1", "x" * 5000, "alice", clock(), MANY)
+    assert await count(broker, "room:1") == []
+    assert len(inbox.messages) == 1
+
+
+async def test_positions_are_bounded_and_a_forgotten_channel_begins_a_new_epoch(clock: HandClock, inbox: Inbox) -> None:
+    broker = MemoryBroker(1_000_000, clock, max_positions=2)
+    broker.attach(inbox)
+    first = await broker.publish("room:1", 1, "alice", clock(), MANY)
+    for n in (2, 3):
+        await broker.publish(f"room:{n}", 1, "alice", clock(), MANY)
+    again = await broker.position("room:1", MANY)
+    assert first is not None
+    assert again is not None
+    assert again.epoch != first.epoch
