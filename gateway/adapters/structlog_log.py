@@ -32,14 +32,17 @@ LEVELS: Final[Mapping[str, int]] = {
 
 # These talk at `info` of what our own events say better, or print statements with their values; they speak up from `warning`,
 # and at `debug` where the whole log does. SQLAlchemy's engine never goes below: its statements are other people's data.
-_QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "alembic", "websockets", "httpx", "httpcore")
+_QUIET_LOGGERS = (
+    "uvicorn",
+    "uvicorn.error",
+    "uvicorn.access",
+    "uvicorn.asgi",
+    "alembic",
+    "websockets",
+    "httpx",
+    "httpcore",
+)
 _SILENT_LOGGERS = ("sqlalchemy", "aiosqlite", "asyncio", "watchfiles")
-_ACCESS_LOGGER = "uvicorn.access"
-
-# Probes and scrapes come every few seconds, and say nothing where they succeed.
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-_ACCESS_ARGUMENTS = 5
-
 _RESERVED = frozenset({"event", "level", "timestamp", "request_id", "exception", "stack"})
 
 EventDict = structlog.typing.EventDict
@@ -186,25 +189,11 @@ class _Handler(logging.Handler):
 
 
 def _read_record(record: logging.LogRecord) -> tuple[str, str, dict[str, object]]:
-    """Read a foreign record; uvicorn's access lines become an event of ours."""
+    """Read a foreign record: its text is the event, its logger a field."""
     fields: dict[str, object] = {"logger": record.name}
-    level = record.levelname.lower() if record.levelno <= logging.ERROR else "error"
     if record.exc_info:
         fields["exc_info"] = record.exc_info
-    arguments = record.args
-    if record.name == _ACCESS_LOGGER and isinstance(arguments, tuple) and len(arguments) == _ACCESS_ARGUMENTS:
-        remote_addr, method, path, _, code = arguments
-        fields = {"remote_addr": remote_addr, "method": method, "path": path, "code": code}
-        return Event.HTTP_REQUEST, level, fields
-    return record.getMessage(), level, fields
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether an access line is of anything but a probe."""
-    arguments = record.args
-    if not isinstance(arguments, tuple) or len(arguments) != _ACCESS_ARGUMENTS:
-        return True
-    return str(arguments[2]).partition("?")[0] not in _PROBES
+    return record.getMessage(), record.levelname.lower() if record.levelno <= logging.ERROR else "error", fields
 
 
 def _route_standard_library(handler: _Handler, threshold: int) -> None:
@@ -215,14 +204,9 @@ def _route_standard_library(handler: _Handler, threshold: int) -> None:
     root.addHandler(handler)
     root.setLevel(threshold)
     quiet = threshold if threshold == logging.DEBUG else max(threshold, logging.WARNING)
-    for name in (*_QUIET_LOGGERS, *_SILENT_LOGGERS, _ACCESS_LOGGER):
+    for name in (*_QUIET_LOGGERS, *_SILENT_LOGGERS):
         logger = logging.getLogger(name)
         for foreign in list(logger.handlers):
             logger.removeHandler(foreign)
         logger.propagate = True
         logger.setLevel(quiet if name in _QUIET_LOGGERS else max(threshold, logging.WARNING))
-    access = logging.getLogger(_ACCESS_LOGGER)
-    access.setLevel(threshold)
-    access.removeFilter(_is_news)
-    if threshold > logging.DEBUG:
-        access.addFilter(_is_news)

@@ -196,31 +196,6 @@ def test_values_of_any_kind_make_valid_json(gateway_log: Log, stream: io.BytesIO
     assert line["keys"] == {"1": [2]}
 
 
-def test_uvicorns_access_lines_become_an_event_and_probes_are_left_out(stream: io.BytesIO) -> None:
-    access = logging.getLogger("uvicorn.access")
-    pattern = '%s - "%s %s HTTP/%s" %d'
-    configure_logging(level="info", stream=stream)
-    for path in ("/token", "/healthz", "/readyz?x=1", "/metrics"):
-        access.info(pattern, "1.2.3.4:5", "POST", path, "1.1", 400)
-    access.info("something else")
-
-    line, other = lines(stream)
-    line.pop("timestamp")
-    assert line == {
-        "event": "http.request",
-        "level": "info",
-        "remote_addr": "1.2.3.4:5",
-        "method": "POST",
-        "path": "/token",
-        "code": 400,
-    }
-    assert other["event"] == "something else"
-
-    configure_logging(level="debug", stream=stream)
-    access.info(pattern, "1.2.3.4:5", "GET", "/healthz", "1.1", 200)
-    assert lines(stream)[-1]["path"] == "/healthz"
-
-
 def test_chatty_libraries_are_heard_from_warning_on_and_statements_never(stream: io.BytesIO) -> None:
     configure_logging(level="info", stream=stream)
     logging.getLogger("uvicorn.error").info("connection open")
