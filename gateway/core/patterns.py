@@ -113,6 +113,27 @@ def channel_segments(channel: str) -> list[str]:
     return channel.split(SEGMENT_SEPARATOR)
 
 
+def written_action(pattern: tuple[str, ...]) -> str:
+    """Write a parsed pattern of actions."""
+    return ACTION_SEPARATOR.join(pattern)
+
+
+def written_channel(pattern: tuple[str, ...]) -> str:
+    """Write a parsed pattern of channels."""
+    return SEGMENT_SEPARATOR.join(pattern)
+
+
+def action_matches(pattern: tuple[str, ...], action: str) -> bool:
+    """Tell whether one pattern of actions matches; for many patterns there is the index."""
+    segments = action_segments(action)
+    if pattern[-1] == REST:
+        if len(segments) < len(pattern):
+            return False
+    elif len(segments) != len(pattern):
+        return False
+    return all(part in (ANY, REST, segment) for part, segment in zip(pattern, segments, strict=False))
+
+
 class _Branch(Generic[Value]):
     """One place in the index: what ends here, what takes all the rest, and the ways on."""
 
