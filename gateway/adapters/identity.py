@@ -10,6 +10,9 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import make_url
 
 from gateway.adapters.account_store import DatabaseAccounts
 from gateway.adapters.change_log import DatabaseChanges
@@ -21,7 +24,7 @@ from gateway.adapters.throttle_store import DatabaseThrottle
 from gateway.adapters.ticket_store import DatabaseTickets
 from gateway.adapters.token_store import DatabaseRefreshTokens, DatabaseRevocations
 from gateway.adapters.tokens import JoseTokens
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, StateUnavailableError
 from gateway.runtime.account_directory import AccountDirectory
 from gateway.runtime.accounts import Accounts
 from gateway.runtime.change_feed import PolledChangeFeed
@@ -61,15 +64,30 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class AccountServices:
-    """What the account commands need of the command line's side.
+    """The account commands alone, for the command line.
 
     Args:
-        database: For `db upgrade`.
         accounts: The account commands.
     """
 
-    database: Database
     accounts: Accounts
+
+
+@dataclass(frozen=True, slots=True)
+class TokenServices:
+    """Accounts and signing keys, for the commands that issue and inspect tokens.
+
+    Args:
+        accounts: Where subjects are found.
+        tokens: Signs and proves.
+        terms: What all tokens have in common.
+        credentials: Proves tokens with the state of accounts looked up.
+    """
+
+    accounts: Accounts
+    tokens: JoseTokens
+    terms: TokenTerms
+    credentials: AccountCredentials
 
 
 @contextlib.asynccontextmanager
@@ -84,6 +102,7 @@ async def open_database(url: str, *, migrate: bool = True) -> AsyncIterator[Data
         SchemaBehindError: It is no embedded one and wants `gateway db upgrade`.
         StateUnavailableError: It cannot be reached.
     """
+    _claim_file(url)
     database = Database(url)
     try:
         if migrate and database.embedded:
@@ -93,6 +112,21 @@ async def open_database(url: str, *, migrate: bool = True) -> AsyncIterator[Data
         yield database
     finally:
         await database.close()
+
+
+def _claim_file(url: str) -> None:
+    """Make the file of an embedded database its owner's alone; what SQLite puts beside it takes its mode from it.
+
+    Raises:
+        StateUnavailableError: Its directory does not exist.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return
+    path = Path(parsed.database)
+    if not path.parent.is_dir():
+        raise StateUnavailableError(f"the directory of the database, `{path.parent}`, does not exist; make it first")
+    path.touch(mode=0o600)
 
 
 @contextlib.asynccontextmanager
@@ -106,9 +140,51 @@ async def open_accounts(url: str, known_roles: Callable[[], frozenset[str]]) -> 
     async with open_database(url) as database:
         passwords = PasslibPasswords()
         try:
-            yield AccountServices(database, Accounts(DatabaseAccounts(database), passwords, known_roles, time.time))
+            yield AccountServices(Accounts(DatabaseAccounts(database), passwords, known_roles, time.time))
         finally:
             passwords.close()
+
+
+@contextlib.asynccontextmanager
+async def open_token_services(
+    url: str, *, secret_key: str, secret_key_previous: str | None, terms: TokenTerms
+) -> AsyncIterator[TokenServices]:
+    """Open accounts and signing keys for one command.
+
+    Args:
+        url: The database.
+        secret_key: Seals the keys.
+        secret_key_previous: Opens what it sealed.
+        terms: What all tokens have in common.
+
+    Raises:
+        SealBrokenError: The keys were sealed with another secret.
+    """
+    async with open_database(url) as database:
+        passwords = PasslibPasswords()
+        try:
+            tokens = JoseTokens(KeyStore(database, Sealer(secret_key, secret_key_previous), time.time))
+            await tokens.reload()
+            store = DatabaseAccounts(database)
+            yield TokenServices(
+                accounts=Accounts(store, passwords, frozenset, time.time),
+                tokens=tokens,
+                terms=terms,
+                credentials=_credentials(database, tokens, _directory(database, store), terms),
+            )
+        finally:
+            passwords.close()
+
+
+def _directory(database: Database, store: DatabaseAccounts) -> AccountDirectory:
+    return AccountDirectory(store, DatabaseRevocations(database), asyncio.get_running_loop().time)
+
+
+def _credentials(
+    database: Database, tokens: JoseTokens, directory: AccountDirectory, terms: TokenTerms
+) -> AccountCredentials:
+    tickets = DatabaseTickets(database)
+    return AccountCredentials(tokens, directory, tickets, issuer=terms.issuer, audience=terms.audience)
 
 
 @contextlib.asynccontextmanager
@@ -149,15 +225,12 @@ async def open_identity(
             tokens = JoseTokens(KeyStore(database, Sealer(secret_key, secret_key_previous), clock))
             await tokens.reload()
             store = DatabaseAccounts(database)
-            directory = AccountDirectory(store, DatabaseRevocations(database), asyncio.get_running_loop().time)
+            directory = _directory(database, store)
             logins = Logins(DatabaseThrottle(database, clock))
             refresh = DatabaseRefreshTokens(database, terms.issuer)
             grants: list[Grant] = [RefreshGrant(store, refresh, terms, log), ClientCredentialsGrant()]
             if password_grant:
                 grants.append(PasswordGrant(store, passwords, logins, refresh, terms))
-            credentials = AccountCredentials(
-                tokens, directory, DatabaseTickets(database), issuer=terms.issuer, audience=terms.audience
-            )
             yield Identity(
                 database=database,
                 accounts=Accounts(store, passwords, known_roles, clock),
@@ -166,7 +239,7 @@ async def open_identity(
                 endpoint=TokenEndpoint(
                     grants, store, logins, tokens, terms=terms, clock=clock, log=log, metrics=metrics
                 ),
-                credentials=credentials,
+                credentials=_credentials(database, tokens, directory, terms),
                 changes=PolledChangeFeed(DatabaseChanges(database), directory, tokens, clock, log),
             )
         finally:
