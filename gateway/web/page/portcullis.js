@@ -442,6 +442,11 @@ export class Portcullis {
     return this.#options.signed;
   }
 
+  /** Holds from the next `connect()` on. */
+  set signed(signed) {
+    this.#options.signed = signed;
+  }
+
   /** The channels that are subscribed, or will be after the next reconnect. */
   get channels() {
     return [...this.#subscriptions.keys()];
@@ -517,6 +522,11 @@ export class Portcullis {
   /** Ends a wait between two attempts at once, for instance when the network is back. */
   retryNow() {
     this.#wake?.();
+  }
+
+  /** Breaks the connection as a lost network would, to see how everything comes back. */
+  drop() {
+    this.#link?.abandon(1006, "dropped from here");
   }
 
   // ---- commands
