@@ -143,9 +143,14 @@ class Connection:
         """Take one whole data message."""
         node = self._node
         node.metrics.bytes_received(len(payload))
-        if self._policy is not node.policy:
-            self.adopt_policy()
-        self._take(Received(payload, text, node.clock()))
+        try:
+            if self._policy is not node.policy:
+                self.adopt_policy()
+            self._take(Received(payload, text, node.clock()))
+        except BaseException:
+            # A fault of ours: the transport ends what raises, with 1011; only the bookkeeping is left to do.
+            self._closed_with = Closes.INTERNAL
+            raise
 
     def heard(self) -> None:
         """Note a sign of life: any octet from the peer."""
@@ -189,6 +194,8 @@ class Connection:
 
     def adopt_policy(self) -> None:
         """Let the node's policy count from now on, for what is open too."""
+        if self._policy is self._node.policy:
+            return
         self._policy = self._node.policy
         self._take(PolicyChanged(self._policy, self._node.clock()))
 

@@ -7,7 +7,7 @@ what one connection says (`connection`) and how the process starts and stops (`l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ class ActionHandler:
         timeout_s: Seconds after which the command is answered with `timeout`.
     """
 
-    handle: Callable[[Invocation], Awaitable[object]]
+    handle: Callable[[Invocation], Coroutine[Any, Any, object]]
     timeout_s: float = 10.0
 
 
@@ -131,6 +131,7 @@ class Node:
         self._wheel: dict[int, list[Connection]] = {}
         self._tick = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._policy_changed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         broker.attach(self.hub)
@@ -273,17 +274,27 @@ class Node:
         """Call the registered handler of an action.
 
         Raises:
-            CommandError: The handler's own, or `timeout`, or `unavailable` where the action has no handler.
+            CommandError: The handler's own, `timeout`, `internal` where it fails in any other way, or `unavailable` where
+                the action has no handler.
         """
         handler = self._handlers.get(effect.action)
         if handler is None:
             raise CommandError(ErrorCode.UNAVAILABLE, "nothing carries this action out now")
         invocation = Invocation(connection.principal, connection.facts, effect.action, effect.channel, effect.data)
-        try:
-            async with asyncio.timeout(handler.timeout_s):
-                return await handler.handle(invocation)
-        except TimeoutError:
-            raise CommandError(ErrorCode.TIMEOUT, f"no answer within {handler.timeout_s:g} s") from None
+        work = asyncio.create_task(handler.handle(invocation))
+        done, _ = await asyncio.wait({work}, timeout=handler.timeout_s)
+        if not done:
+            work.cancel()
+            raise CommandError(ErrorCode.TIMEOUT, f"no answer within {handler.timeout_s:g} s")
+        error = work.exception()
+        if error is None:
+            return work.result()
+        if isinstance(error, CommandError):
+            raise error
+        self._log.error(
+            Event.COMMAND_FAILED, session=connection.session_id, id=effect.id, action=effect.action, exc_info=error
+        )
+        raise CommandError(ErrorCode.INTERNAL, "the action has failed")
 
     def adopted(self, connection: Connection, principal: Principal) -> None:
         """Note that a connection speaks with another token or other roles: its deadlines move."""
@@ -344,14 +355,21 @@ class Node:
 
     # ------------------------------------------------------------------------------------------------ news
 
-    async def adopt_policy(self, policy: Policy) -> None:
-        """Let another policy count: at once for new commands, then for what is open, in parts."""
+    def adopt_policy(self, policy: Policy) -> None:
+        """Let another policy count: at once for new commands; `follow_policy` brings it to what is open."""
         self.policy = policy
         self.metrics.policy_version(policy.version)
-        for part in _parts(self.connections()):
-            for connection in part:
-                connection.adopt_policy()
-            await asyncio.sleep(0)
+        self._policy_changed.set()
+
+    async def follow_policy(self) -> None:
+        """Hold what is open against each new policy, in parts, until cancelled."""
+        while True:
+            await self._policy_changed.wait()
+            self._policy_changed.clear()
+            for part in _parts(self.connections()):
+                for connection in part:
+                    connection.adopt_policy()
+                await asyncio.sleep(0)
 
     def apply(self, change: Change) -> None:
         """Let a change of accounts, tokens or families reach the connections that it touches."""

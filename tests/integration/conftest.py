@@ -1,0 +1,31 @@
+"""A real gateway for each test that asks for one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_gateway import RunningGateway, run_gateway
+from secret_watch import SecretWatch
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start(tmp_path: Path, secret_watch: SecretWatch) -> AsyncIterator[Start]:
+    """Start a gateway with settings of the test's own: `await start(heartbeat_s="1")`."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start_one(**options: Any) -> RunningGateway:  # noqa: ANN401 - what `run_gateway` takes
+            return await stack.enter_async_context(run_gateway(tmp_path, secret_watch, **options))
+
+        yield start_one
+
+
+@pytest.fixture
+async def gateway(start: Start) -> RunningGateway:
+    """Give a gateway with the default settings, the shipped policy and a few users."""
+    return await start()
