@@ -7,6 +7,7 @@ when it is asked for, so that `gateway --help` costs nothing of a server.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import sys
@@ -54,6 +55,9 @@ def run(arguments: Sequence[str]) -> int:
     Args:
         arguments: What stands behind `gateway`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot write is no reason to fail
     try:
         code = _invoke(arguments)
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from gateway.cli.terminal import Style, paint, printable, to_json
 
 _SENT, _RECEIVED = "→", "←"
 _PLAIN_SENT, _PLAIN_RECEIVED = "->", "<-"
+_INDENT = " " * 15
 MAX_COMMANDS_REMEMBERED = 4096
 
 
@@ -60,7 +61,7 @@ class FrameView:
                 self._sent.clear()  # ids start anew on each connection
                 return [self._line(self._in, self._welcome(frame), now)]
             case "reply":
-                return [self._line(self._in, self._reply(frame, now), now)]
+                return self._reply(frame, now)
             case "error":
                 return self._error(frame, now)
             case _:
@@ -75,11 +76,37 @@ class FrameView:
         who = printable(f"{frame.get('subject')}{tenant} as {roles}")
         return f"{head} {who}{signed}, until {until}"
 
-    def _reply(self, frame: Mapping[str, Any], now: float) -> str:
+    def _reply(self, frame: Mapping[str, Any], now: float) -> list[str]:
         action, since = self._sent.pop(frame.get("id", 0), ("", now))
         took = self._paint(f"{(now - since) * 1000:.1f} ms", Style.FAINT) if action else ""
-        data = to_json(frame.get("data"))
-        return " ".join(filter(None, [self._id(frame.get("id")), self._paint("ok", Style.GOOD), data, took]))
+        said, below = self._answer(action, frame.get("data"))
+        head = " ".join(filter(None, [self._id(frame.get("id")), self._paint("ok", Style.GOOD), said, took]))
+        return [self._line(self._in, head, now), *(f"{_INDENT}{line}" for line in below)]
+
+    def _answer(self, action: str, data: object) -> tuple[str, list[str]]:
+        """Show what a reply says: in words where the action is known, and as JSON where it is not."""
+        match action, data:
+            case "session.permissions", {"actions": list(actions)}:
+                return "", [self._permission(each) for each in actions]
+            case "channel.presence", {"members": list(members)}:
+                return f"{len(members)} here", [self._member(each) for each in members]
+            case "channel.history" | "channel.subscribe", {"messages": list(messages), **rest}:
+                return to_json(rest), [self._past(each) for each in messages]
+            case _:
+                return to_json(data), []
+
+    def _permission(self, permission: Mapping[str, Any]) -> str:
+        conditional = self._paint(" under conditions", Style.FAINT) if permission.get("conditional") else ""
+        return self._paint(str(permission.get("action")), Style.NAME) + conditional
+
+    def _member(self, member: Mapping[str, Any]) -> str:
+        connections = member.get("connections")
+        return f"{self._paint(str(member.get('subject')), Style.HEADING)} {connections}x"
+
+    def _past(self, message: Mapping[str, Any]) -> str:
+        offset = self._paint(f"@{message.get('offset')}", Style.FAINT)
+        sender = self._paint(str(message.get("sender")), Style.HEADING)
+        return f"{_clock(message.get('at'))} {offset} {sender}: {to_json(message.get('data'))}"
 
     def _error(self, frame: Mapping[str, Any], now: float) -> list[str]:
         body = frame.get("error") or {}
@@ -89,7 +116,7 @@ class FrameView:
         text = f"{action}: {body.get('message', '')}{wait}" if action else f"{body.get('message', '')}{wait}"
         line = f"{self._id(frame.get('id'))} {self._paint(code, Style.BAD)} {printable(text)}".strip()
         meaning = meanings.of_error(code)
-        hint = [" " * 13 + self._paint(meaning, Style.FAINT)] if meaning else []
+        hint = [_INDENT + self._paint(meaning, Style.FAINT)] if meaning else []
         return [self._line(self._in, line, now), *hint]
 
     def _push(self, frame: Mapping[str, Any]) -> str:

@@ -290,4 +290,4 @@ def _key(text: str | None) -> bytes | None:
 
 
 def _first_line(wrong: Exception) -> str:
-    return (str(wrong) or type(wrong).__name__).splitlines()[0]
+    return (str(wrong) or type(wrong).__name__).splitlines()[0].lower()

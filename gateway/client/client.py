@@ -239,6 +239,15 @@ class GatewayClient:
         """Send to every connection of the tenant."""
         await self.command("broadcast", data=data)
 
+    async def refresh_session(self) -> None:
+        """Get a new token and go on with it; done by itself when the gateway says that the present one ends.
+
+        Raises:
+            LoginRefusedError: There was no new token.
+            CommandRefusedError: The gateway did not take it.
+        """
+        await self._refresh_session(await self._standing())
+
     # -------------------------------------------------------------------------------------------- connecting
 
     async def _open(self, credential: Credential) -> Connection:

@@ -151,6 +151,11 @@ def is_development_folder(environ: Mapping[str, str]) -> bool:
     return (_data_dir(given) / SECRET_NAME).is_file()
 
 
+def data_directory(environ: Mapping[str, str]) -> Path:
+    """Give the data directory, without a look at any other setting."""
+    return _data_dir({**_from_toml(environ, []), **_from_environment(environ, [])})
+
+
 def variable(name: str) -> str:
     """Give the environment variable of a setting."""
     return PREFIX + name.upper()
