@@ -115,7 +115,7 @@ def _chain(render: Render) -> Callable[[object, str, EventDict], bytes]:
 
 
 def _line(event: str, level: str, fields: Mapping[str, object]) -> dict[str, object]:
-    """Put together what one line says, cleaned: event, level and time first, a traceback last."""
+    """Put together what one line says, cleaned: event, level and time first, a traceback last, and nothing that is not known."""
     line: dict[str, object] = {
         "event": clean_text(event),
         "level": level,
@@ -128,7 +128,7 @@ def _line(event: str, level: str, fields: Mapping[str, object]) -> dict[str, obj
     for name, value in fields.items():
         if name == "exc_info":
             trace = _trace(value)
-        elif name not in _RESERVED:
+        elif name not in _RESERVED and value is not None and value != "":
             line[clean_text(name)] = clean_field(name, value)
     if trace:
         line["exception"] = clean_trace(trace)
