@@ -187,7 +187,7 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         """Take octets: frames, or what came too early for one."""
         if self._deaf:
             return
-        if not self.handshake_complete:
+        if self._early or not self.handshake_complete:
             self._early += data
             if len(self._early) > self.max_message_bytes:
                 self._pause()
@@ -386,9 +386,14 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         self.handshake_complete = True
         self.conn.send_response(self.response)
         self._flush_parser()
+        # On the next turn: a refused handshake has sent its close by then, and what came early must not bring another one.
+        self.loop.call_soon(self._replay)
+
+    def _replay(self) -> None:
+        """Take the octets that came before the handshake was complete."""
+        early, self._early = bytes(self._early), bytearray()
         self._resume()
-        if self._early:
-            early, self._early = bytes(self._early), bytearray()
+        if early and not self.disconnected:
             self.data_received(early)
 
     def _deny(self, message: Event) -> None:

@@ -1,0 +1,246 @@
+"""The transport of a connection: one suite on the gateway's own protocol class and on uvicorn's, and what only ours can do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from edge_server import PATIENCE_S, Served, close_frame, frame, serving, text, until, upgrade
+
+from gateway.core.frames import Encoding
+from gateway.web.asgi_transport import AsgiTransport, SharedText
+from gateway.web.edge import EdgeLimits
+
+MEGABYTE = b"x" * 1_000_000
+
+
+@pytest.fixture(params=["ours", "stock"])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    async with serving(stock=request.param == "stock") as running:
+        yield running
+
+
+# ------------------------------------------------------------------------------------------------- on any server
+
+
+async def test_messages_keep_their_order(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        raw.send(*[text(f"{n}") for n in range(500)])
+        assert [await raw.frame() for _ in range(500)] == [(0x81, b"%d" % n) for n in range(500)]
+
+
+async def test_messagepack_connection_sends_binary(served: Served) -> None:
+    async with await served.upgraded(greeted=False, sec_websocket_protocol="gateway.v1.msgpack") as raw:
+        assert await raw.frame() == (0x82, b"welcome")
+        raw.send(frame(0x82, b"\x80"))
+        assert await raw.frame() == (0x82, b"\x80")
+
+
+async def test_close_stands_behind_all_that_was_sent(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        raw.send(text("flood 50"), text("close 1001 draining"), text("flood 1"))
+        for _ in range(50):
+            assert (await raw.frame())[1] == served.node.flood_payload
+        assert await raw.closing() == (1001, "draining")
+        raw.send(close_frame(1001))
+        assert await raw.rest() == b""
+        assert await asyncio.wait_for((await served.connection()).gone, PATIENCE_S) == 1001
+
+
+async def test_client_that_leaves_is_told_with_its_code(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        raw.send(text("quiet"), close_frame(3999))
+        assert await raw.closing() == (3999, "")
+        echo = await served.connection()
+        assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 3999
+        assert echo.messages == [(b"quiet", True)]
+
+
+async def test_refusal_and_limit_close_without_a_message(served: Served) -> None:
+    served.node.full = True
+    for path, close in (("/ws", (1008, "missing_credentials")), ("/ws?token=good", (1013, "connection_limit"))):
+        async with await served.raw() as raw:
+            raw.send(upgrade(path))
+            assert (await raw.response())[0] == 101
+            assert await raw.closing() == close
+            raw.send(close_frame(close[0]))
+            assert await raw.rest() == b""
+
+
+async def test_upgrade_elsewhere_is_denied(served: Served) -> None:
+    async with await served.raw() as raw:
+        raw.send(upgrade("/elsewhere"))
+        assert (await raw.response())[0] == 404
+
+
+async def test_abort_drops_the_connection_at_once(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        raw.send(text("flood 3"), text("abort"))
+        assert b"\x88" not in await raw.rest()
+        assert await asyncio.wait_for((await served.connection()).gone, PATIENCE_S) == 1006
+
+
+async def test_sending_after_the_end_is_dropped(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        echo = await served.connection()
+        raw.send(close_frame(1000))
+        await asyncio.wait_for(echo.gone, PATIENCE_S)
+        echo.transport.send(b"late")
+        echo.transport.ping()
+        echo.transport.close(1000, "", 5.0)
+        echo.transport.abort()
+        echo.transport.pause_reading()
+        echo.transport.resume_reading()
+        assert await raw.closing() == (1000, "")
+
+
+async def test_every_message_is_a_sign_of_life(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        echo = await served.connection()
+        raw.send(text("hi"))
+        assert await raw.frame() == (0x81, b"hi")
+        assert echo.heard_count > 0
+
+
+async def test_paused_connection_takes_nothing_until_it_is_resumed(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        echo = await served.connection()
+        raw.send(text("pause"), *[text(f"{n}") for n in range(200)])
+        await until(lambda: echo.messages)
+        assert echo.messages == [(b"pause", True)]
+        async with await served.upgraded() as other:  # the others go on meanwhile
+            other.send(text("hi"))
+            assert await other.frame() == (0x81, b"hi")
+        assert echo.messages == [(b"pause", True)]
+        echo.transport.resume_reading()
+        assert [await raw.frame() for _ in range(200)] == [(0x81, b"%d" % n) for n in range(200)]
+
+
+async def test_close_wakes_a_paused_connection(served: Served) -> None:
+    async with await served.upgraded() as raw:
+        echo = await served.connection()
+        raw.send(text("pause"))
+        await until(lambda: echo.messages)
+        echo.transport.close(1008, "session_revoked", 5.0)
+        assert await raw.closing() == (1008, "session_revoked")
+        raw.send(close_frame(1008))
+        assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 1008
+
+
+async def test_stalled_peer_stops_nobody_else_and_is_dropped_after_its_time(served: Served) -> None:
+    served.node.flood_payload = MEGABYTE
+    async with await served.upgraded() as stalled:
+        echo = await served.connection()
+        stalled.send(text("flood 40"))
+        await until(lambda: echo.transport.buffered_bytes() > 2 * len(MEGABYTE))
+        async with await served.upgraded() as other:
+            other.send(text("hi"))
+            assert await other.frame() == (0x81, b"hi")
+        echo.transport.close(1013, "slow_consumer", 0.05)
+        # Too slow for its close frame too: the code of the close is the connection's to tell, the transport saw none.
+        assert await asyncio.wait_for(echo.gone, PATIENCE_S) in {1006, 1013}
+
+
+async def test_writer_that_fails_ends_its_connection(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    async with await served.upgraded() as raw:
+        echo = await served.connection()
+        echo.transport.send(b"\xff is no text")
+        await raw.rest()
+        assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 1006
+    assert "UnicodeDecodeError" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------- on ours alone
+
+
+async def test_ping_is_sent_and_its_answer_heard() -> None:
+    async with serving() as served, await served.upgraded() as raw:
+        echo = await served.connection()
+        raw.send(text("ping"))
+        assert await raw.frame() == (0x89, b"")
+        heard = echo.heard_count
+        raw.send(frame(0x8A))
+        await until(lambda: echo.heard_count > heard)
+
+
+async def test_buffered_bytes_counts_what_the_server_holds() -> None:
+    async with serving() as served, await served.upgraded() as raw:
+        served.node.flood_payload = MEGABYTE
+        echo = await served.connection()
+        raw.send(text("flood 30"))
+        await until(lambda: echo.transport.buffered_bytes() > 0)
+        for _ in range(30):
+            await raw.frame()
+        await until(lambda: echo.transport.buffered_bytes() == 0)
+
+
+async def test_peer_that_pings_and_reads_nothing_fills_no_memory() -> None:
+    async with serving() as served, await served.upgraded() as raw:
+        echo = await served.connection()
+        served.node.flood_payload = MEGABYTE
+        raw.send(text("flood 30"))
+        await until(lambda: echo.transport.buffered_bytes() > 10 * len(MEGABYTE))
+        (protocol,) = served.uvicorn.connections
+        held = protocol.transport.get_write_buffer_size()
+        for n in range(2000):
+            raw.send(frame(0x89, b"%4d" % n * 30))
+        raw.send(text("quiet"))
+        await until(lambda: len(echo.messages) == 2)
+        assert protocol.transport.get_write_buffer_size() <= held
+        frames = [await raw.frame() for _ in range(31)]
+        pongs = [payload for first, payload in frames if first == 0x8A]
+        assert pongs == [b"1999" * 30], "of the pings that came meanwhile the last is answered"
+
+
+async def test_peer_that_closes_and_reads_nothing_is_dropped() -> None:
+    async with serving(limits=EdgeLimits(close_s=0.05)) as served, await served.upgraded() as raw:
+        served.node.flood_payload = MEGABYTE
+        echo = await served.connection()
+        raw.send(text("flood 30"))
+        await until(lambda: echo.transport.buffered_bytes() > 2 * len(MEGABYTE))
+        raw.send(close_frame(1000))
+        assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 1000
+        await until(lambda: not served.uvicorn.connections)
+
+
+async def test_what_is_shared_is_decoded_once() -> None:
+    shared = SharedText()
+    payload = "hi ä".encode()
+    first = shared.event(payload)
+    assert first == {"type": "websocket.send", "text": "hi ä"}
+    assert shared.event(payload) is first
+    assert shared.event(b"other") == {"type": "websocket.send", "text": "other"}
+    assert shared.event(b"") == {"type": "websocket.send", "text": ""}
+
+
+async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> None:
+    lost: list[int] = []
+
+    class Receiver:
+        def received(self, payload: bytes, *, text: bool) -> None:
+            raise NotImplementedError
+
+        def heard(self) -> None:
+            raise NotImplementedError
+
+        def lost(self, code: int) -> None:
+            lost.append(code)
+
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise NotImplementedError
+
+    async def drop(event: Any) -> None:  # noqa: ANN401 - an ASGI event
+        raise NotImplementedError
+
+    before = asyncio.all_tasks()
+    transport = AsgiTransport(never, drop, Encoding.JSON, None, SharedText())
+    task = asyncio.create_task(transport.run(Receiver()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: asyncio.all_tasks() == before)
+    assert lost == [1006]
