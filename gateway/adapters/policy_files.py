@@ -18,6 +18,8 @@ from gateway.core.documents import DocumentError, DocumentFile, Finding
 from gateway.core.policy import CompiledPolicy, PolicyRefusedError, compile_policy
 
 SUFFIX: Final = ".yaml"
+TESTS_DIRECTORY: Final = "tests"
+_OTHER_SUFFIXES: Final = (".yml", ".YAML", ".YML")
 MAX_FILE_BYTES: Final = 1_048_576
 MAX_FILES: Final = 1_000
 VERSION_DIGITS: Final = 12
@@ -59,6 +61,21 @@ def read_directory(directory: Path) -> PolicyContent:
 def is_policy_name(name: str) -> bool:
     """Tell whether a file of this name counts: the shell's `*.yaml`, which leaves hidden files (those of editors) out."""
     return name.endswith(SUFFIX) and not name.startswith(".")
+
+
+def overlooked_files(directory: Path) -> list[Finding]:
+    """Find files that someone may take for a part of the policy, and that are none by their name."""
+    try:
+        names = sorted(entry.name for entry in directory.iterdir())
+    except OSError:
+        return []
+    reason = f"not read; name it *{SUFFIX}"
+    return [Finding(name, 1, reason) for name in names if name.endswith(_OTHER_SUFFIXES)]
+
+
+def policy_schema() -> str:
+    """Give the JSON Schema of policy files, for editors."""
+    return (Path(__file__).parent / "policy.schema.json").read_text("utf-8")
 
 
 def refused(file: str, reason: str, line: int = 0) -> PolicyRefusedError:

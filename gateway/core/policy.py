@@ -6,6 +6,7 @@ and (`bound_policy`) the meaning of rules.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -91,6 +92,17 @@ class CompiledPolicy:
         """Give a role's own rules and those it inherits; none for an unknown role."""
         return self._role_set((role,)).rules
 
+    def inherited(self, roles: Iterable[str]) -> list[str]:
+        """Give known roles and all that they inherit from, each once, heirs first."""
+        reached: dict[str, None] = {}
+        waiting = deque(roles)
+        while waiting:
+            name = waiting.popleft()
+            if name not in reached:
+                reached[name] = None
+                waiting.extend(parent for parent, _ in self.text.roles[name].inherits)
+        return list(reached)
+
     def bind(self, principal: Principal) -> BoundRules:
         """Give the policy for one principal, from a bounded cache keyed by all that a rule can read of it."""
         rules = self._role_set(principal.roles)
@@ -137,21 +149,12 @@ class CompiledPolicy:
         known = tuple(sorted(self._roles.intersection(roles)))
         role_set = self._role_sets.get(known)
         if role_set is None:
-            role_set = RoleSet(tuple(sorted(self._gather(known), key=rule_number)))
+            gathered = (rule for role in self.inherited(known) for rule in self._rules[role])
+            role_set = RoleSet(tuple(sorted(gathered, key=rule_number)))
             if len(self._role_sets) >= MAX_ROLE_SETS:
                 del self._role_sets[next(iter(self._role_sets))]
             self._role_sets[known] = role_set
         return role_set
-
-    def _gather(self, roles: tuple[str, ...]) -> list[Rule]:
-        reached: set[str] = set()
-        waiting = list(roles)
-        while waiting:
-            name = waiting.pop()
-            if name not in reached:
-                reached.add(name)
-                waiting.extend(parent for parent, _ in self.text.roles[name].inherits)
-        return [rule for name in reached for rule in self._rules[name]]
 
 
 def _place(match: tuple[int, ChannelOptions]) -> int:
