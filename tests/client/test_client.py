@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from conftest import SIGNING_KEY, Peer, Script, until_closed
+from scripted_gateway import SIGNING_KEY, Peer, Script, until_closed
 
 from gateway.client import (
     CommandRefusedError,
