@@ -32,8 +32,8 @@ _HEAD_PIECE = 2048
 _BODY_PIECE = 16_384
 # What the framing of a chunked body may add to it: sizes, extensions, trailer fields.
 _FRAMING_BYTES = 16_384
-_LINE_EXTRA = 4  # ": " and CRLF around a field; " HTTP/1.1" and the method are counted with the target
-_REQUEST_LINE_EXTRA = 16
+_FIELD_EXTRA = 4  # ": " and CRLF
+_LINES_EXTRA = 14  # the two spaces, the version and CRLF of the request line; the empty line behind the head
 
 # RFC 9110 section 7.2 and RFC 3986 section 3.2.2, without userinfo: what a Host may be made of.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -85,6 +85,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         self._phase = _Phase.IDLE
         self._head_bytes = 0
         self._raw_bytes = 0
+        self._first_piece = 0
         self._body_bytes = 0
         self._upgrading = False
         self._refused: _RefusedError | None = None
@@ -135,7 +136,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
                 if self._raw_bytes > limits.body_bytes + _FRAMING_BYTES + _BODY_PIECE:
                     raise _RefusedError(413)
             case _Phase.IDLE:
-                self._raw_bytes = size
+                self._first_piece = size
 
     # ------------------------------------------------------------------------------------------ parser callbacks
 
@@ -146,7 +147,8 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         if self._deadline is None:
             self._expect_within(self.edge.limits.head_s)
         self._phase = _Phase.HEAD
-        self._head_bytes = _REQUEST_LINE_EXTRA
+        self._head_bytes = _LINES_EXTRA
+        self._raw_bytes, self._first_piece = self._first_piece, 0
         self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -156,7 +158,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field; one of a trailer is counted and dropped: it must never pass for one of the head."""
-        self._count_head(len(name) + len(value) + _LINE_EXTRA)
+        self._count_head(len(name) + len(value) + _FIELD_EXTRA)
         if self._phase is _Phase.HEAD:
             super().on_header(name, value.strip(b" \t"))
 
@@ -170,6 +172,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         self._expect_nothing()
         self._phase = _Phase.BODY
         self._raw_bytes = 0
+        self._count_head(len(self.parser.get_method()))
         self._check_request()
         self._upgrading = self.parser.should_upgrade() and self._asks_for_websocket()
         if self._upgrading:
@@ -199,9 +202,12 @@ class GatewayHttpProtocol(HttpToolsProtocol):
     # ------------------------------------------------------------------------------------------ what is refused
 
     def _check_request(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            raise _RefusedError(505)
         hosts = self._values(b"host")
         # RFC 9112, section 3.2: exactly one, and a valid one, in HTTP/1.1.
-        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+        if len(hosts) > 1 or (not hosts and version == "1.1"):
             raise _RefusedError(400, "exactly one `Host` is needed")
         if hosts and _HOST.fullmatch(hosts[0]) is None:
             raise _RefusedError(400, "malformed `Host`")

@@ -236,9 +236,9 @@ async def test_own_and_listed_origins_are_admitted(origin: str) -> None:
 
 async def test_loopback_origins_are_admitted_in_development() -> None:
     rules = HandshakeRules(OriginRule(loopback=True))
-    async with serving(rules=rules) as served, await served.raw() as raw:
-        async with await served.upgraded(origin="http://localhost:5173"):
-            assert (await refused(raw, upgrade(origin="http://app.example")))[1] == "origin_not_allowed"
+    origin = "http://localhost:5173"
+    async with serving(rules=rules) as served, await served.upgraded(origin=origin), await served.raw() as raw:
+        assert (await refused(raw, upgrade(origin="http://app.example")))[1] == "origin_not_allowed"
 
 
 async def test_refused_socket_is_dropped_when_its_close_stays_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
