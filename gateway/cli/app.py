@@ -127,7 +127,7 @@ def _usage(wrong: TyperException) -> int:
     if (context and message in {"Missing command.", ""}) or message.startswith("Usage:"):
         terminal.note(context.get_help() if context else message)  # a noun without a verb: its help is the answer
         return wrong.exit_code
-    sentence = " ".join(message.split()).rstrip(".?").replace(". Did you mean", ", did you mean")
+    sentence = " ".join(message.split()).rstrip(".?").replace(". Did you mean", ", did you mean").replace("(s)", "")
     sentence = re.sub(r"'([^']*)'", r"`\1`", sentence)
     return _fail(f"{sentence[:1].lower()}{sentence[1:]}; see `{path} --help`", wrong.exit_code)
 
