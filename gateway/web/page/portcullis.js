@@ -17,6 +17,7 @@ const CLIENT_INFO = "gateway.v1 client";
 const SERVER_INFO = "gateway.v1 server";
 const TICKET_INFO = "gateway.v1 ticket";
 const SERVER_NONCE_BYTES = 32;
+const UNHURRIED_S = 30; // a token with more than this left is renewed at once when the server says `expiring`
 
 /** Anything that goes wrong, told apart by `code`: an error frame's, an OAuth error's, or one of this file's own. */
 export class PortcullisError extends Error {
@@ -422,6 +423,8 @@ export class Portcullis {
   #reconnectAfterS = null;
   #wake = null;
   #liveness = null;
+  #renewal = null;
+  #clockSkew_s = 0; // what the server's clock is ahead of ours
   #lastHeard = 0;
   #openedAt = undefined;
 
@@ -710,6 +713,7 @@ export class Portcullis {
 
   #welcomed(welcome) {
     this.session = welcome;
+    this.#clockSkew_s = welcome.server_time - Date.now() / 1000;
     this.#openedAt = performance.now();
     this.#heard();
     this.#become("open");
@@ -721,6 +725,7 @@ export class Portcullis {
 
   #disconnected() {
     clearTimeout(this.#liveness);
+    clearTimeout(this.#renewal);
     if (this.#openedAt !== undefined && performance.now() - this.#openedAt >= this.#options.stableAfterMs) {
       this.#failures = 0;
     }
@@ -730,6 +735,17 @@ export class Portcullis {
     for (const { fail } of commands) {
       fail(new PortcullisError("disconnected", "the connection ended before an answer came; it may or may not be done"));
     }
+  }
+
+  /**
+   * `expiring` comes a minute before the end, and where tokens live for less than that, at once: then the new token would be
+   * announced to be expiring as soon as it is there, so half of what is left is waited for.
+   */
+  #renewSoon(expiresAt) {
+    clearTimeout(this.#renewal);
+    const left_s = expiresAt - this.#clockSkew_s - Date.now() / 1000;
+    const renew = () => this.renew().catch((error) => this.#emit("error", error));
+    this.#renewal = setTimeout(renew, left_s > UNHURRIED_S ? 0 : (Math.max(0, left_s) / 2) * 1000);
   }
 
   /** A browser sees no WebSocket pings, so silence is broken by a `ping` of our own; without an answer the peer is gone. */
@@ -770,7 +786,7 @@ export class Portcullis {
         break;
       case "expiring":
         this.#emit("expiring", frame);
-        if (this.#credentials.renewable) this.renew().catch((error) => this.#emit("error", error));
+        if (this.#credentials.renewable) this.#renewSoon(frame.expires_at);
         break;
       case "draining":
         this.#reconnectAfterS = frame.reconnect_after_s;

@@ -18,6 +18,7 @@ class Room {
   permissions = new Map();
   #members = new Map();
   #own;
+  #atEnd = true;
 
   constructor(channel, own, { onPublish, onLeave, onSelect }) {
     this.channel = channel;
@@ -33,6 +34,10 @@ class Room {
     this.people = el("ul", { class: "chips people", "aria-label": "Present" });
     this.position = el("p", { class: "soft position" });
     this.log = el("ol", { class: "messages", role: "log", "aria-label": `Messages in ${channel}`, tabindex: "0" });
+    this.log.addEventListener("scroll", () => {
+      this.#atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
+    });
+    new ResizeObserver(() => this.keepAtEnd()).observe(this.log);
     this.why = el("p", { class: "why", id: `${id}-why` });
     this.input = el("input", { id: `${id}-text`, autocomplete: "off", placeholder: "Say something, or JSON" });
     this.button = el("button", { type: "submit", class: "primary", "aria-describedby": `${id}-why` }, "Publish");
@@ -83,11 +88,15 @@ class Room {
 
   #append(entry, older = false) {
     const { log } = this;
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
     if (older) log.prepend(entry);
     else log.append(entry);
     if (log.childElementCount > MAX_MESSAGES) log.firstElementChild.remove();
-    if (atEnd) log.scrollTop = log.scrollHeight;
+    this.keepAtEnd();
+  }
+
+  /** Who reads the newest message goes on reading the newest, also when a banner takes room; who has scrolled up stays. */
+  keepAtEnd() {
+    if (this.#atEnd) this.log.scrollTop = this.log.scrollHeight;
   }
 
   at(epoch, offset) {
@@ -238,7 +247,6 @@ export class Rooms {
         // Only what was there before the subscription: what came after it is pushed.
         const { messages } = await this.#gate.history(room.channel, { limit: HISTORY, before });
         for (const message of messages.reverse()) room.message(message, { older: true });
-        room.log.scrollTop = room.log.scrollHeight;
       }
       await this.#showPresence(room);
     } catch (error) {
@@ -308,7 +316,7 @@ export class Rooms {
       each.tab.tabIndex = selected ? 0 : -1;
       each.panel.hidden = !selected;
     }
-    room.log.scrollTop = room.log.scrollHeight;
+    room.keepAtEnd();
     this.#tellEmpty();
     this.onActive();
   }

