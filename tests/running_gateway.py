@@ -89,6 +89,7 @@ class RunningGateway:
     serving: asyncio.Task[None]
     http: httpx.AsyncClient
     policy_file: Path
+    users: dict[str, str]
     peers: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     @property
@@ -101,12 +102,12 @@ class RunningGateway:
 
     async def add_user(self, name: str, *roles: str, tenant: str = TENANT, **claims: str) -> None:
         self.secrets.watch(password(name), f"password of {name}")
-        await self.gateway.identity.accounts.add_user(
-            name, password(name), roles=roles, tenant=tenant, claims=claims
-        )
+        await self.gateway.identity.accounts.add_user(name, password(name), roles=roles, tenant=tenant, claims=claims)
 
     async def token(self, name: str, **form: str) -> dict[str, Any]:
-        """Log in."""
+        """Log in; the usual users come to be when they are first asked for."""
+        if name in self.users:
+            await self.add_user(name, self.users.pop(name))
         fields = {"grant_type": "password", "username": name, "password": password(name), **form}
         response = await self.http.post("/token", data=fields)
         assert response.status_code == 200, response.text
@@ -121,7 +122,9 @@ class RunningGateway:
 
     async def ticket(self, token: str, origin: str | None = None) -> str:
         response = await self.http.post(
-            "/ws/ticket", headers={"Authorization": f"Bearer {token}"}, json={} if origin is None else {"origin": origin}
+            "/ws/ticket",
+            headers={"Authorization": f"Bearer {token}"},
+            json={} if origin is None else {"origin": origin},
         )
         assert response.status_code == 200, response.text
         return str(self.keep(response.json())["ticket"])
@@ -319,12 +322,9 @@ async def run_gateway(
             serving = asyncio.create_task(server.serve(sockets))
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served}", timeout=WAIT_S) as http:
                 running = RunningGateway(
-                    gateway, server, served, log_path, secrets, serving, http, policy_dir / "policy.yaml"
+                    gateway, server, served, log_path, secrets, serving, http, policy_dir / "policy.yaml", dict(users)
                 )
-                for name, role in users.items():
-                    await running.add_user(name, role)
-                while not server.started:
-                    await asyncio.sleep(0.005)
+                assert (await http.get("/healthz")).status_code == 200  # clients wait in the backlog until it serves
                 try:
                     yield running
                 finally:

@@ -411,12 +411,12 @@ class Session:
             self.subscriptions.pop(done.channel, None)
         self._outbox.append(self._encode(Reply(event.id, event.data)))
         self._observer.finished(done.action, "ok", max(0.0, event.now - done.started_at))
-        return self._go_on(event.now) if self._backlog else []
+        return self._go_on(event.now) if self._backlog or self._paused else []
 
     def _fail(self, event: Failed) -> list[Effect]:
         done = self._in_flight.pop(event.id)
         self._refuse(event.id, done.action, event.error, max(0.0, event.now - done.started_at))
-        return self._go_on(event.now) if self._backlog else []
+        return self._go_on(event.now) if self._backlog or self._paused else []
 
     def _refresh(self, event: Refreshed) -> list[Effect]:
         old, new = self.principal, event.principal

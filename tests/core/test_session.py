@@ -408,9 +408,9 @@ def test_reading_pauses_at_the_cap_of_commands_in_flight_and_goes_on_below() -> 
     assert conversation.send({**PUBLISH, "id": 101, "channel": "room:y"}) == []
     assert conversation.tell(Completed(1, {}, NOW)) == [effects.Publish(100, "room:x", {"text": "hi"})]
     assert conversation.tell(Completed(2, {}, NOW)) == [effects.Publish(101, "room:y", {"text": "hi"})]
-    assert conversation.tell(Completed(3, {}, NOW)) == []
+    assert conversation.tell(Completed(3, {}, NOW)) == [effects.ResumeReading()]
     conversation.send({**PUBLISH, "id": 102, "channel": "room:z"})
-    assert conversation.send({**PUBLISH, "id": 103, "channel": "room:0"}) == []
+    assert conversation.send({**PUBLISH, "id": 103, "channel": "room:0"}) == [effects.PauseReading()]
 
 
 def test_reading_goes_on_once_what_waited_has_begun() -> None:
