@@ -166,6 +166,8 @@ class GatewayServer(uvicorn.Server):
             if self._draining is not None:
                 self._draining.cancel()
                 await asyncio.wait((self._draining,))
+        if self._draining is not None and not self._draining.cancelled():
+            self._draining.result()
 
     def stop(self) -> None:
         """Drain and stop; when called again, stop now."""

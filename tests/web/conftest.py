@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-EDGE_TESTS = ("test_http_protocol", "test_websocket_", "test_server_")
+EDGE_TESTS = ("test_http_protocol", "test_websocket_")
 
 
 def pytest_asyncio_loop_factories(
