@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
@@ -20,14 +19,14 @@ from gateway.client.authorization import Authorization, Login, Ticket, Tokens
 from gateway.client.connection import COMMAND_TIMEOUT_S, Connection, Observe
 from gateway.client.errors import (
     ClientError,
-    CommandRefusedError,
     ConnectionEndedError,
     LoginRefusedError,
     PushesNotReadError,
     UnreachableError,
     UpgradeRefusedError,
 )
-from gateway.client.events import Connected, Disconnected, Event, Gap, Position, Subscribed, SubscriptionLost
+from gateway.client.events import Connected, Disconnected, Event, Position, Subscribed
+from gateway.client.held_tokens import HeldTokens
 from gateway.client.reconnection import (
     ABNORMAL,
     STABLE_AFTER_S,
@@ -36,11 +35,11 @@ from gateway.client.reconnection import (
     back_off_s,
     next_step,
 )
+from gateway.client.subscriptions import Subscriptions
 from gateway.core.frames import (
     DrainingPush,
     ErrorFrame,
     ExpiringPush,
-    MessagePush,
     Push,
     UnsubscribedPush,
     Welcome,
@@ -83,7 +82,6 @@ class GatewayClient:
         dice: random.Random | None = None,
     ) -> None:
         self._url = url
-        self._login = login
         self._subprotocol = SUBPROTOCOLS[f"gateway.v1.{encoding}{'.signed' if signed else ''}"]
         self._reconnect = reconnect
         self._by_ticket = ticket
@@ -91,14 +89,15 @@ class GatewayClient:
         self._authorization = authorization or Authorization(url)
         self._owns_authorization = authorization is None
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
-        self._tokens: Tokens | None = None
+        self._tokens = HeldTokens(login, self._authorization)
         self._connection: Connection | None = None
-        self._positions: dict[str, Position | None] = {}
+        self._subscriptions = Subscriptions(self._emit)
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS + 1)
         self._connected = asyncio.Event()
         self._told_s: float | None = None
         self._end: ClientError | None = None
-        self._wanted: asyncio.Queue[ExpiringPush | UnsubscribedPush] = asyncio.Queue()
+        self._expiring = asyncio.Event()
+        self._lost: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
 
     # -------------------------------------------------------------------------------------------- life
@@ -120,7 +119,8 @@ class GatewayClient:
         self._connected.set()
         self._tasks = [
             asyncio.create_task(self._stay(self._connection), name="gateway client: stay connected"),
-            asyncio.create_task(self._attend(), name="gateway client: attend"),
+            asyncio.create_task(self._renew_in_time(), name="gateway client: renew the token"),
+            asyncio.create_task(self._take_up_again(), name="gateway client: take up lost subscriptions"),
         ]
         return self
 
@@ -153,12 +153,12 @@ class GatewayClient:
     @property
     def tokens(self) -> Tokens | None:
         """The tokens in use."""
-        return self._tokens
+        return self._tokens.current
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """The channels that are taken up again after a reconnect."""
-        return tuple(self._positions)
+        return self._subscriptions.channels
 
     async def events(self) -> AsyncIterator[Event]:
         """Give pushes and what happens to the connection, in order, until the client is closed.
@@ -209,11 +209,11 @@ class GatewayClient:
             recover: The last position seen; what was missed is in the answer, not in `events()`.
         """
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            return await self._subscribe(await self._standing(), channel, recover)
+            return await self._subscriptions.subscribe(await self._standing(), channel, recover)
 
     async def unsubscribe(self, channel: str) -> None:
         """End a subscription."""
-        self._positions.pop(channel, None)
+        self._subscriptions.forget(channel)
         await self.command("channel.unsubscribe", channel)
 
     async def history(
@@ -246,33 +246,16 @@ class GatewayClient:
             LoginRefusedError: There was no new token.
             CommandRefusedError: The gateway did not take it.
         """
-        await self._refresh_session(await self._standing())
+        connection = await self._standing()
+        tokens = await self._tokens.renewed()
+        await connection.command("session.refresh", data={"token": tokens.access_token})
 
     # -------------------------------------------------------------------------------------------- connecting
 
     async def _open(self, credential: Credential) -> Connection:
-        tokens = await self._fresh_tokens(credential)
+        tokens = await (self._tokens.renewed() if credential is Credential.NEW else self._tokens.usable())
         access: Tokens | Ticket = await self._authorization.ticket(tokens) if self._by_ticket else tokens
         return await Connection.open(self._url, access, self._subprotocol, push=self._pushed, observe=self._observe)
-
-    async def _fresh_tokens(self, credential: Credential) -> Tokens:
-        tokens = self._tokens
-        if tokens is None:
-            tokens = await self._login.tokens(self._authorization)
-        elif credential is Credential.NEW or 0 < tokens.expires_at <= time.time():
-            tokens = await self._renewed(tokens)
-        self._tokens = tokens
-        return tokens
-
-    async def _renewed(self, tokens: Tokens) -> Tokens:
-        """Get the next tokens: by the refresh token where there is one that is still good, else by a new login."""
-        if tokens.refresh_token is not None:
-            with contextlib.suppress(LoginRefusedError):
-                return await self._authorization.refresh(tokens)
-        fresh = await self._login.tokens(self._authorization)
-        if fresh == tokens:
-            raise LoginRefusedError("invalid_grant", "no other token than the last one is at hand", 400)
-        return fresh
 
     async def _stay(self, connection: Connection) -> None:
         try:
@@ -327,8 +310,8 @@ class GatewayClient:
         self._connection = connection
         self._emit(Connected(connection.welcome, again=True))
         try:
-            for channel in list(self._positions):
-                await self._subscribe_again(connection, channel)
+            for channel in self._subscriptions.channels:
+                await self._subscriptions.take_up_again(connection, channel)
         except TimeoutError as slow:
             await connection.close()
             raise UnreachableError("the gateway did not answer in time") from slow
@@ -346,76 +329,38 @@ class GatewayClient:
             if self._end is None:  # it has just ended, and the task that comes back has not seen it yet
                 self._connected.clear()
 
-    # -------------------------------------------------------------------------------------------- subscriptions
-
-    async def _subscribe(self, connection: Connection, channel: str, recover: Position | None) -> Subscribed:
-        data = msgspec.UNSET if recover is None else {"recover": {"epoch": recover.epoch, "offset": recover.offset}}
-        result: Subscribed = await connection.command(
-            "channel.subscribe", channel, data, take=lambda reply: self._note_subscription(channel, reply)
-        )
-        return result
-
-    def _note_subscription(self, channel: str, reply: dict[str, Any]) -> Subscribed:
-        """Set the position at once, so that the first push behind the reply moves it on."""
-        self._positions[channel] = position = _position(reply)
-        messages = tuple(
-            msgspec.convert(
-                {"channel": channel, "epoch": reply.get("epoch"), **message, "type": "message"}, MessagePush
-            )
-            for message in reply.get("messages", ())
-        )
-        return Subscribed(position, bool(reply.get("recovered")), messages)
-
-    async def _subscribe_again(self, connection: Connection, channel: str) -> None:
-        seen = self._positions.get(channel)
-        data = msgspec.UNSET if seen is None else {"recover": {"epoch": seen.epoch, "offset": seen.offset}}
-
-        def take(reply: dict[str, Any]) -> None:
-            # Within the reading of the reply: what was missed stands in the stream before the first new push.
-            subscribed = self._note_subscription(channel, reply)
-            for message in subscribed.messages:
-                self._emit(message)
-            if not subscribed.recovered:
-                self._emit(Gap(channel))
-
-        try:
-            await connection.command("channel.subscribe", channel, data, take=take)
-        except CommandRefusedError as refused:
-            self._positions.pop(channel, None)
-            self._emit(SubscriptionLost(channel, refused))
-
     # -------------------------------------------------------------------------------------------- pushes
 
     def _pushed(self, push: Push | ErrorFrame) -> None:
+        if not isinstance(push, ErrorFrame):
+            self._subscriptions.follow(push)
         match push:
-            case MessagePush(channel=channel, offset=int(offset), epoch=str(epoch)) if channel in self._positions:
-                self._positions[channel] = Position(epoch, offset)
-            case UnsubscribedPush(channel=channel, reason="permission_revoked"):
-                self._positions.pop(channel, None)
-            case UnsubscribedPush() | ExpiringPush():
-                self._wanted.put_nowait(push)
+            case UnsubscribedPush(channel=channel, reason="position_lost"):
+                self._lost.put_nowait(channel)
+            case ExpiringPush():
+                self._expiring.set()
             case DrainingPush(reconnect_after_s=after_s):
                 self._told_s = after_s
         self._emit(push)
         if isinstance(self._end, PushesNotReadError):
             raise self._end  # the connection closes on it
 
-    async def _attend(self) -> None:
-        """Do what a push asks for: a new token before the old one ends, a subscription that lost its place."""
+    async def _take_up_again(self) -> None:
         while True:
-            push = await self._wanted.get()
-            # Whatever fails here ends in a close that `_stay` answers, or has been told as an event.
+            channel = await self._lost.get()
+            # What fails here ends in a close, after which all subscriptions are taken up, or has been told as an event.
             with contextlib.suppress(ClientError, TimeoutError):
                 connection = await self._standing()
-                if isinstance(push, ExpiringPush):
-                    await self._refresh_session(connection)
-                elif push.channel in self._positions:
-                    await self._subscribe_again(connection, push.channel)
+                if channel in self._subscriptions:
+                    await self._subscriptions.take_up_again(connection, channel)
 
-    async def _refresh_session(self, connection: Connection) -> None:
-        if self._tokens is not None:
-            self._tokens = tokens = await self._renewed(self._tokens)
-            await connection.command("session.refresh", data={"token": tokens.access_token})
+    async def _renew_in_time(self) -> None:
+        while True:
+            await self._expiring.wait()
+            self._expiring.clear()
+            await asyncio.sleep(self._tokens.renewal_wait_s())
+            with contextlib.suppress(ClientError, TimeoutError):  # the close that follows is answered by the rules
+                await self.refresh_session()
 
     def _emit(self, event: Event) -> None:
         if self._end is not None:
