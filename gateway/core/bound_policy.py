@@ -18,11 +18,26 @@ from gateway.core.patterns import SUBJECT
 from gateway.core.principal import ConnectionFacts, Principal
 from gateway.core.rules import RateTable, RoleSet, Rule
 
-# A policy that is bound to one subject serves few connections, one that a whole tenant shares serves many.
-MAX_PERSONAL_ANSWERS: Final = 128
-MAX_SHARED_ANSWERS: Final = 4_096
-
 DEFAULT_DENY: Final = Decision(Effect.DENY, Reason.DEFAULT, code=ErrorCode.PERMISSION_DENIED)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """How much a compiled policy keeps at most; whatever is dropped is only worked out again.
+
+    Args:
+        bound_policies: Principals that differ in what rules read.
+        role_sets: Sets of roles.
+        channels: Channels whose options are kept.
+        personal_answers: Answers of a policy that is bound to one subject, and so serves few connections.
+        shared_answers: Answers of one that everybody of a tenant shares.
+    """
+
+    bound_policies: int = 16_384
+    role_sets: int = 1_024
+    channels: int = 16_384
+    personal_answers: int = 128
+    shared_answers: int = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,12 @@ class BoundRules:
     __slots__ = ("_answers", "_conditions", "_limit", "_principal", "_rates", "_rules", "_values")
 
     def __init__(
-        self, rules: RoleSet, principal: Principal, values: Mapping[str, str | None], rates: RateTable
+        self,
+        rules: RoleSet,
+        principal: Principal,
+        values: Mapping[str, str | None],
+        rates: RateTable,
+        limits: CacheLimits,
     ) -> None:
         self._rules = rules
         self._principal = principal
@@ -48,7 +68,7 @@ class BoundRules:
         self._rates = rates
         self._conditions: dict[int, BoundCondition] = {}
         personal = SUBJECT in rules.placeholders or bool(rules.reads & {PrincipalPart.SUBJECT, PrincipalPart.CLAIMS})
-        self._limit = MAX_PERSONAL_ANSWERS if personal else MAX_SHARED_ANSWERS
+        self._limit = limits.personal_answers if personal else limits.shared_answers
         self._answers: dict[tuple[str, str | None], Decision | _Pending] = {}
 
     def decide(

@@ -143,12 +143,21 @@ def known_members(node: Node, what: str, known: tuple[str, ...], required: tuple
     """
     found = members(node, what)
     for key, (line, _) in found.items():
-        if key not in known:
-            raise DocumentError(line, f"unknown member {quoted(key)} in {what}; known are {', '.join(known)}")
+        check_known(key, line, what, known)
     for key in required:
         if key not in found:
             raise DocumentError(node.line, f"{what} needs {quoted(key)}")
     return {key: value for key, (_, value) in found.items()}
+
+
+def check_known(key: str, line: int, what: str, known: tuple[str, ...]) -> None:
+    """Refuse a key that is not `known`.
+
+    Raises:
+        DocumentError: It is unknown.
+    """
+    if key not in known:
+        raise DocumentError(line, f"unknown member {quoted(key)} in {what}; known are {', '.join(known)}")
 
 
 def nodes(node: Node, what: str) -> tuple[Node, ...]:

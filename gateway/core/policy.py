@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.bound_policy import BoundRules
+from gateway.core.bound_policy import BoundRules, CacheLimits
 from gateway.core.conditions import Condition, ConditionCompiler, ConditionTextError, PrincipalPart
 from gateway.core.decision import ChannelOptions
 from gateway.core.documents import DocumentFile, Finding
@@ -22,10 +22,7 @@ from gateway.core.policy_document import PolicyText, Route, read_policy
 from gateway.core.principal import Principal
 from gateway.core.rules import RateTable, RoleSet, Rule, compiled_rule, rule_number
 
-MAX_BOUND_POLICIES: Final = 16_384
-MAX_ROLE_SETS: Final = 1_024
-MAX_CHANNEL_ANSWERS: Final = 16_384
-
+DEFAULT_LIMITS: Final = CacheLimits()
 _NO_OPTIONS: Final = ChannelOptions()
 _NO_VALUES: Final[Mapping[str, str | None]] = {}
 
@@ -50,10 +47,14 @@ class CompiledPolicy:
         text: The merged documents, without findings.
         conditions: The compiled condition of each text that stands in them.
         version: What logs and metrics call it.
+        limits: How much it keeps.
     """
 
-    def __init__(self, text: PolicyText, conditions: Mapping[str, Condition], version: str) -> None:
+    def __init__(
+        self, text: PolicyText, conditions: Mapping[str, Condition], version: str, limits: CacheLimits = DEFAULT_LIMITS
+    ) -> None:
         self.text = text
+        self._limits = limits
         self._version = version
         self._roles = frozenset(text.roles)
         self._rates = RateTable()
@@ -114,7 +115,7 @@ class CompiledPolicy:
                 claims = msgspec.json.encode(dict(principal.claims), order="sorted")
             except (TypeError, ValueError, RecursionError):
                 # Claims that are not JSON's cannot be told apart, so nobody shares what is bound to them.
-                return BoundRules(rules, principal, values, self._rates)
+                return BoundRules(rules, principal, values, self._rates, self._limits)
         key = (
             principal.roles,
             tuple(values.values()),
@@ -124,8 +125,8 @@ class CompiledPolicy:
         )
         bound = self._bound.get(key)
         if bound is None:
-            bound = BoundRules(rules, principal, values, self._rates)
-            if len(self._bound) >= MAX_BOUND_POLICIES:
+            bound = BoundRules(rules, principal, values, self._rates, self._limits)
+            if len(self._bound) >= self._limits.bound_policies:
                 del self._bound[next(iter(self._bound))]
             self._bound[key] = bound
         return bound
@@ -136,7 +137,7 @@ class CompiledPolicy:
         if options is None:
             matches = self._channels.match(channel_segments(channel), _NO_VALUES)
             options = min(matches, key=_place)[1] if matches else _NO_OPTIONS
-            if len(self._options) >= MAX_CHANNEL_ANSWERS:
+            if len(self._options) >= self._limits.channels:
                 self._options.clear()
             self._options[channel] = options
         return options
@@ -151,7 +152,7 @@ class CompiledPolicy:
         if role_set is None:
             gathered = (rule for role in self.inherited(known) for rule in self._rules[role])
             role_set = RoleSet(tuple(sorted(gathered, key=rule_number)))
-            if len(self._role_sets) >= MAX_ROLE_SETS:
+            if len(self._role_sets) >= self._limits.role_sets:
                 del self._role_sets[next(iter(self._role_sets))]
             self._role_sets[known] = role_set
         return role_set
@@ -161,13 +162,16 @@ def _place(match: tuple[int, ChannelOptions]) -> int:
     return match[0]
 
 
-def compile_policy(files: Iterable[DocumentFile], compiler: ConditionCompiler, version: str = "") -> CompiledPolicy:
+def compile_policy(
+    files: Iterable[DocumentFile], compiler: ConditionCompiler, version: str = "", limits: CacheLimits = DEFAULT_LIMITS
+) -> CompiledPolicy:
     """Compile documents into a policy.
 
     Args:
         files: The documents, in file-name order.
         compiler: What makes conditions of the texts of `when`.
         version: What logs and metrics will call the policy.
+        limits: How much it may keep.
 
     Raises:
         PolicyRefusedError: Anything is wrong with any of them.
@@ -185,7 +189,7 @@ def compile_policy(files: Iterable[DocumentFile], compiler: ConditionCompiler, v
                 findings.append(Finding(rule.file, rule.when_line, f"`when` is refused: {error}"))
     if findings:
         raise PolicyRefusedError(tuple(sorted(findings, key=_where)))
-    return CompiledPolicy(text, conditions, version)
+    return CompiledPolicy(text, conditions, version, limits)
 
 
 def _where(finding: Finding) -> tuple[str, int]:

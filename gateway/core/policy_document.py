@@ -21,6 +21,7 @@ from gateway.core.documents import (
     Finding,
     Node,
     TextScalar,
+    check_known,
     flag,
     known_members,
     members,
@@ -177,7 +178,7 @@ class _DocumentReader:
     def read(self, root: Node) -> None:
         """Read the whole document."""
         with self._noting():
-            found = known_members(root, "the policy", DOCUMENT_MEMBERS)
+            found = self._known(root, "the policy", DOCUMENT_MEMBERS)
             with self._noting():
                 if "version" in found:
                     whole_number(found["version"], "`version`", POLICY_VERSION, POLICY_VERSION)
@@ -194,6 +195,15 @@ class _DocumentReader:
                     with self._noting():
                         self._policy.routes.append(self._route(node))
 
+    def _known(self, node: Node, what: str, known: tuple[str, ...]) -> dict[str, Node]:
+        """Read a mapping, note its unknown members, and go on with the others."""
+        found: dict[str, Node] = {}
+        for key, (line, value) in members(node, what).items():
+            with self._noting():
+                check_known(key, line, what, known)
+                found[key] = value
+        return found
+
     def _role(self, name: str, line: int, node: Node) -> None:
         if _ROLE_NAME.fullmatch(name) is None:
             raise DocumentError(line, f"{quoted(name)} is no name of a role: 1 to 64 of A-Z a-z 0-9 _ . : -")
@@ -202,7 +212,7 @@ class _DocumentReader:
             raise DocumentError(line, f"role {quoted(name)} is defined twice, first at {earlier.file}:{earlier.line}")
         role = RoleText(name, self._file, line)
         self._policy.roles[name] = role
-        found = known_members(node, f"role {quoted(name)}", ROLE_MEMBERS)
+        found = self._known(node, f"role {quoted(name)}", ROLE_MEMBERS)
         with self._noting():
             if "description" in found:
                 role.description = text(found["description"], "`description`")
