@@ -66,12 +66,26 @@ class Verifier:
     def __init__(self) -> None:
         self.tickets = {"ticket": "alice", "bound": "alice"}
         self.origins: list[str | None] = []
+        self.asked = asyncio.Event()
+        self.answers = asyncio.Event()
 
     async def verify_token(self, token: str, now: float) -> VerifiedCredential:
         assert now > 0
         match token:
             case "good" | "other":
                 return VerifiedCredential(Principal("alice", "acme"), bytes(32))
+            case "slow":
+                self.asked.set()
+                await self.answers.wait()
+                return VerifiedCredential(Principal("alice", "acme"), bytes(32))
+            case "slowly refused":
+                self.asked.set()
+                await self.answers.wait()
+                raise HandshakeRefusedError(Refusal.EXPIRED_TOKEN)
+            case "slowly unavailable":
+                self.asked.set()
+                await self.answers.wait()
+                raise StateUnavailableError
             case "keyless":
                 return VerifiedCredential(Principal("alice", "acme"), None)
             case "expired":

@@ -306,7 +306,8 @@ async def test_client_that_asks_and_says_no_more_gets_its_answer() -> None:
     async with serving(routers=[echo_router(release)]) as served, await served.raw() as raw:
         raw.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
         raw.writer.write_eof()
-        await asyncio.sleep(0)
+        (protocol,) = served.uvicorn.connections
+        await until(lambda: protocol.cycle is not None and not protocol.cycle.keep_alive)
         release.set()
         assert (await raw.response())[2] == b"waited"
         assert await raw.rest() == b""
@@ -368,6 +369,7 @@ async def test_upgrade_behind_an_answered_request_goes_on() -> None:
         pytest.param(upgrade()[:-2] + f"Sec-WebSocket-Key: {KEY}\r\n\r\n".encode(), 400, {}, id="two keys"),
         pytest.param(upgrade(drop=["host"]), 400, {}, id="no host"),
         pytest.param(upgrade()[:-2] + b"Host: b\r\n\r\n", 400, {}, id="two hosts"),
+        pytest.param(upgrade("http://127.0.0.1"), 400, {}, id="target without a path"),
         pytest.param(upgrade(content_length="2") + b"ab", 400, {}, id="body"),
         pytest.param(upgrade(transfer_encoding="chunked") + b"0\r\n\r\n", 400, {}, id="chunked body"),
         pytest.param(upgrade(sec_websocket_extensions="permessage-deflate; ; ="), 101, {}, id="extensions ignored"),

@@ -54,11 +54,17 @@ async def test_every_octet_in_a_segment_of_its_own_makes_the_same_message() -> N
 
 async def test_flood_before_the_handshake_ends_is_held_back_and_then_taken() -> None:
     async with serving() as served, await served.raw() as raw:
-        raw.send(upgrade(), *[text("x" * 60_000)] * 10)
+        raw.send(upgrade("/ws?token=slow"), *[text("x" * 60_000)] * 10)
+        await served.verifier.asked.wait()
+        (protocol,) = served.uvicorn.connections
+        await until(lambda: protocol.read_paused)
+        raw.send(text("last"))
+        served.verifier.answers.set()
         assert (await raw.response())[0] == 101
         assert await raw.frame() == (0x81, b"welcome")
         for _ in range(10):
             assert await raw.frame() == (0x81, b"x" * 60_000)
+        assert await raw.frame() == (0x81, b"last")
 
 
 # ------------------------------------------------------------------------------------------------- messages

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 
 import pytest
-from edge_server import NONCE, SECRET, Raw, close_frame, frame, serving, text, upgrade
+from edge_server import NONCE, SECRET, Raw, close_frame, frame, serving, text, until, upgrade
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.typing import Subprotocol
@@ -325,12 +325,38 @@ async def test_real_client_sees_404_on_another_path() -> None:
         assert caught.value.response.status_code == 404
 
 
-async def test_peer_that_goes_during_its_handshake_is_forgotten() -> None:
+@pytest.mark.parametrize("token", ["slow", "slowly+refused", "slowly+unavailable"])
+async def test_peer_that_goes_during_its_handshake_is_forgotten(token: str, caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as served:
         async with await served.raw() as raw:
-            raw.send(upgrade("/ws?token=good"))
-        async with await served.upgraded():
-            pass
+            raw.send(upgrade(f"/ws?token={token}"))
+            await served.verifier.asked.wait()
+        await until(lambda: not served.uvicorn.connections)
+        served.verifier.answers.set()
+        await until(lambda: not served.uvicorn.tasks)
+        assert served.node.connections == []
+    assert caplog.text == ""
+
+
+async def test_shutdown_during_a_handshake_is_503() -> None:
+    async with serving() as served, await served.raw() as raw:
+        raw.send(upgrade("/ws?token=slow"))
+        await served.verifier.asked.wait()
+        for connection in list(served.uvicorn.connections):
+            connection.shutdown()
+        assert (await raw.problem())[0] == 503
+        served.verifier.answers.set()
+        await until(lambda: not served.uvicorn.tasks)
+        assert served.node.connections == []
+
+
+async def test_cancelled_handshake_drops_the_connection() -> None:
+    async with serving() as served, await served.raw() as raw:
+        raw.send(upgrade("/ws?token=slow"))
+        await served.verifier.asked.wait()
+        for task in served.uvicorn.tasks:
+            task.cancel()
+        assert await raw.rest() == b""
 
 
 # ------------------------------------------------------------------------------------------------- secrets
