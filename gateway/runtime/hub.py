@@ -55,7 +55,7 @@ class Hub:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._members: dict[str, Member] = {}
-        self._by_subject: dict[str, dict[str, Member]] = {}
+        self._by_subject: dict[str, dict[str, dict[str, Member]]] = {}
         self._by_tenant: dict[str, dict[str, Member]] = {}
         self._by_address: dict[str, int] = {}
         self._channels: dict[str, dict[Member, None]] = {}
@@ -70,7 +70,7 @@ class Hub:
         """Take a connection in."""
         principal, name = member.principal, member.session_id
         self._members[name] = member
-        self._by_subject.setdefault(principal.subject, {})[name] = member
+        self._by_subject.setdefault(principal.subject, {}).setdefault(principal.tenant, {})[name] = member
         self._by_tenant.setdefault(principal.tenant, {})[name] = member
         self._by_address[member.address_key] = self._by_address.get(member.address_key, 0) + 1
 
@@ -79,8 +79,11 @@ class Hub:
         name = member.session_id
         if self._members.pop(name, None) is None:
             return False
-        _discard(self._by_subject, member.principal.subject, name)
-        _discard(self._by_tenant, member.principal.tenant, name)
+        principal = member.principal
+        _discard(self._by_subject[principal.subject], principal.tenant, name)
+        if not self._by_subject[principal.subject]:
+            del self._by_subject[principal.subject]
+        _discard(self._by_tenant, principal.tenant, name)
         left = self._by_address[member.address_key] - 1
         if left:
             self._by_address[member.address_key] = left
@@ -90,7 +93,7 @@ class Hub:
 
     def count_subject(self, tenant: str, subject: str) -> int:
         """Count the connections of a user."""
-        return sum(1 for member in self._by_subject.get(subject, {}).values() if member.principal.tenant == tenant)
+        return len(self._by_subject.get(subject, {}).get(tenant, ()))
 
     def count_address(self, address_key: str) -> int:
         """Count the connections from an address."""
@@ -98,7 +101,7 @@ class Hub:
 
     def sessions_of(self, subject: str) -> list[str]:
         """Name the sessions of a subject, in any tenant."""
-        return list(self._by_subject.get(subject, ()))
+        return [name for members in self._by_subject.get(subject, {}).values() for name in members]
 
     # -------------------------------------------------------------------------------------------- subscriptions
 
