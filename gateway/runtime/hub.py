@@ -170,10 +170,7 @@ class Hub:
     def direct(self, direct: Direct) -> int:
         """Hand a direct message to the user's connections; answer how many."""
         shared = SharedPush(DirectPush(direct.data, direct.sender, direct.at))
-        return self._push_to(
-            [m for m in self._by_subject.get(direct.subject, {}).values() if m.principal.tenant == direct.tenant],
-            shared,
-        )
+        return self._push_to(list(self._by_subject.get(direct.subject, {}).get(direct.tenant, {}).values()), shared)
 
     def broadcast(self, broadcast: Broadcast) -> None:
         """Hand a broadcast to the tenant's connections."""
