@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from running_gateway import RunningGateway, run_gateway
 from scripted_gateway import Script, ScriptedGateway
+from secret_watch import SecretWatch
 from websockets.asyncio.server import Server, serve
 
 
@@ -27,3 +30,14 @@ def scripted() -> Callable[..., Any]:
             await server.wait_closed()
 
     return start
+
+
+@pytest.fixture
+async def start(tmp_path: Path, secret_watch: SecretWatch) -> AsyncIterator[Callable[..., Any]]:
+    """Start a real gateway with settings of the test's own: `await start(access_token_ttl_s="2")`."""
+    async with AsyncExitStack() as stack:
+
+        async def start_one(**options: Any) -> RunningGateway:  # noqa: ANN401 - what `run_gateway` takes
+            return await stack.enter_async_context(run_gateway(tmp_path, secret_watch, **options))
+
+        yield start_one
