@@ -82,7 +82,7 @@ class CelConditions:
         except RuntimeError as error:
             raise ConditionTextError(_first_line(error)) from error
         if kind not in (cel.Type.BOOL, cel.Type.DYN):
-            raise ConditionTextError(f"it yields {kind.name().lower()}, not a boolean")
+            raise ConditionTextError(_no_boolean(kind))
         return CelCondition(self._runtime, expression, frozenset(filter(self._reader(text), self._variables)))
 
     def _reader(self, text: str) -> Any:  # noqa: ANN401 - a predicate
@@ -164,7 +164,12 @@ _READERS: Final[dict[str, Any]] = {
 def _complaint(value: Any) -> str:  # noqa: ANN401 - untyped runtime
     if value.type() == cel.Type.ERROR:
         return _trimmed(str(value.value()))
-    return f"it yields {value.type().name().lower()}, not a boolean"
+    return _no_boolean(value.type())
+
+
+def _no_boolean(kind: Any) -> str:  # noqa: ANN401 - untyped runtime
+    name = str(kind.name()).partition("<")[0].removesuffix("_type").lower()
+    return f"it yields {name}, not a boolean"
 
 
 def _first_line(error: Exception) -> str:
