@@ -26,7 +26,6 @@ _FALSE: Final = frozenset({"false", "False", "FALSE"})
 _WHOLE: Final = re.compile(r"[-+]?[0-9]+")
 _DECIMAL: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _LARGEST_WHOLE: Final = 2**63 - 1
-_NON_SPECIFIC_TAG: Final = "!"
 
 # libyaml where the wheel has it; the pure parser is the same, only slower.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -138,7 +137,7 @@ class _TreeBuilder:
 
 
 def _check_tag(tag: str | None, line: int) -> None:
-    if tag not in (None, _NON_SPECIFIC_TAG):
+    if tag is not None:
         raise DocumentError(line, f"a tag ({quoted(tag)}); tags are not read")
 
 
