@@ -20,17 +20,11 @@ class Event(enum.StrEnum):
     COMMAND_DENIED = "command.denied"
     COMMAND_FAILED = "command.failed"
     SIGNATURE_INVALID = "signature.invalid"
-    SUBSCRIPTION_REVOKED = "subscription.revoked"
     SESSION_REFRESHED = "session.refreshed"
 
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - an event's name, not a secret
     TOKEN_REFUSED = "token.refused"  # noqa: S105 - as above
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 - as above
-    TICKET_ISSUED = "ticket.issued"
-    TICKET_REFUSED = "ticket.refused"
-
-    ACCOUNT_CHANGED = "account.changed"
-    KEYS_CHANGED = "keys.changed"
 
     POLICY_RELOADED = "policy.reloaded"
     POLICY_REFUSED = "policy.refused"
@@ -48,4 +42,3 @@ class Event(enum.StrEnum):
     SERVER_STARTED = "server.started"
     SERVER_DRAINING = "server.draining"
     SERVER_STOPPED = "server.stopped"
-    SERVER_FAILED = "server.failed"

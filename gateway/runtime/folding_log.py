@@ -19,7 +19,6 @@ FOLDED_EVENTS = frozenset(
         Event.COMMAND_DENIED,
         Event.SIGNATURE_INVALID,
         Event.TOKEN_REFUSED,
-        Event.TICKET_REFUSED,
     }
 )
 

@@ -1,6 +1,6 @@
 """Gives every request an id, and every HTTP request a line in the log.
 
-Owns the header `X-Request-ID` in both directions and the event `http.request`. Refuses to own what else a request does: the log
+Owns the header `X-Request-ID` in both directions and the events `http.request` and `request.failed`. Refuses to own what else a request does: the log
 reads the id where it stands for the running task. A query string never reaches the line, for tokens stand in some.
 """
 
@@ -69,6 +69,10 @@ class RequestIds:
         began = self._clock()
         try:
             await self._app(scope, receive, answer)
+        except Exception as error:
+            self._log.error(Event.REQUEST_FAILED, path=scope["path"], exc_info=error)
+            if not answer.complete:
+                raise  # the server has to answer, or to end a connection; it logs the error once more
         finally:
             if scope["type"] == "http":
                 self._tell(connection, answer.status, self._clock() - began)
@@ -96,19 +100,20 @@ class RequestIds:
 
 
 class _Answer:
-    """Sends on, adding the id to what begins an answer, and keeps its status.
+    """Sends on, adding the id to what begins an answer, and keeps its status and whether it is complete.
 
     Args:
         send: The server's.
         request_id: What to add.
     """
 
-    __slots__ = ("_request_id", "_send", "status")
+    __slots__ = ("_request_id", "_send", "complete", "status")
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
         self.status = _INTERNAL_ERROR  # what the server says where the application says nothing
+        self.complete = False
 
     async def __call__(self, message: Message) -> None:
         """Send one message on."""
@@ -117,3 +122,4 @@ class _Answer:
             message.setdefault("headers", [])
             MutableHeaders(scope=message)[HEADER] = self._request_id
         await self._send(message)
+        self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -47,6 +47,15 @@ def serve(stream: io.BytesIO) -> Serve:
         async def healthz() -> PlainTextResponse:
             return PlainTextResponse("alive")
 
+        @app.get("/broken")
+        async def broken() -> None:
+            raise RuntimeError("boom with token=abc123")
+
+        @app.websocket("/broken")
+        async def break_off(websocket: WebSocket) -> None:
+            await websocket.accept()
+            raise RuntimeError("boom")
+
         @app.websocket("/ws")
         async def accept(websocket: WebSocket) -> None:
             await websocket.accept()
@@ -168,6 +177,28 @@ async def test_probes_that_succeed_are_told_only_at_debug(serve: Serve, stream: 
         await client.get("/healthz")
     told = [line for line in lines(stream)[1:] if line["event"] == "http.request"]
     assert [(line["path"], line["code"]) for line in told] == [("/healthz", 200)]
+
+
+async def test_an_error_that_nobody_expected_is_told_once_with_its_traceback(serve: Serve, stream: io.BytesIO) -> None:
+    async with serve() as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+        answer = await client.get("/broken?token=abc123")
+
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "made-1")
+    failed, request = lines(stream)
+    assert (failed["event"], failed["level"], failed["path"]) == ("request.failed", "error", "/broken")
+    assert str(failed["exception"]).endswith("RuntimeError: boom with token=[redacted]")
+    assert (request["event"], request["code"]) == ("http.request", 500)
+    assert failed["request_id"] == request["request_id"] == "made-1"
+    assert b"abc123" not in stream.getvalue()
+
+
+async def test_an_error_on_a_websocket_is_told_and_left_to_the_server(serve: Serve, stream: io.BytesIO) -> None:
+    async with serve() as address, websockets.connect(f"ws://{address}/broken") as websocket:
+        with pytest.raises(websockets.ConnectionClosed):
+            await websocket.recv()
+
+    assert lines(stream)[0]["event"] == "request.failed"
+    assert "RuntimeError: boom" in str(lines(stream)[0]["exception"])
 
 
 async def test_other_scopes_pass_untouched() -> None:
