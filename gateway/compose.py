@@ -112,6 +112,8 @@ async def open_gateway(
     metrics = PrometheusMetrics(registry.names())
     folding_log = FoldingLog(log or open_log(settings), time.monotonic)
     policies = PolicyDirectory(settings.policy_dir, CelConditions(), folding_log, metrics)
+    # Before the keys are unsealed: on development's database they were sealed with its secret, which would be told instead.
+    await _refuse_development_users(settings)
     async with open_identity(
         settings.database_url,
         lambda: policies.current.roles,
@@ -124,7 +126,6 @@ async def open_gateway(
         log=folding_log,
         metrics=metrics,
     ) as identity:
-        await _refuse_development_users(settings, identity)
         node = Node(
             policy=policies.current,
             registry=registry,
@@ -249,10 +250,11 @@ def _limits(settings: Settings) -> NodeLimits:
     )
 
 
-async def _refuse_development_users(settings: Settings, identity: Identity) -> None:
+async def _refuse_development_users(settings: Settings) -> None:
     if settings.development:
         return
-    names = await identity.accounts.development_users()
+    async with open_account_services(settings) as services:
+        names = await services.accounts.development_users()
     if names:
         raise DevelopmentUsersError(
             "the database holds the demo users of development mode; remove each with `gateway users delete NAME`: "
@@ -309,8 +311,12 @@ def run_server(
             await GatewayServer(config, gateway.lifecycle.drain).serve(sockets)
             gateway.log.info(Event.SERVER_STOPPED)
 
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(main())
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(main())
+    finally:
+        for listener in sockets:
+            listener.close()
     return 0
 
 
