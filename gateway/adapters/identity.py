@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ async def open_database(url: str, *, migrate: bool = True) -> AsyncIterator[Data
         SchemaBehindError: It is no embedded one and wants `gateway db upgrade`.
         StateUnavailableError: It cannot be reached.
     """
-    _claim_file(url)
+    await asyncio.to_thread(_claim_file, url)
     database = Database(url)
     try:
         if migrate and database.embedded:
@@ -115,10 +116,13 @@ async def open_database(url: str, *, migrate: bool = True) -> AsyncIterator[Data
 
 
 def _claim_file(url: str) -> None:
-    """Make the file of an embedded database its owner's alone; what SQLite puts beside it takes its mode from it.
+    """Make the file of an embedded database its owner's alone, and see that it can be opened.
+
+    What SQLite puts beside it takes its mode from it. It is opened here once by the plain driver, since a connection that fails
+    within the asynchronous one leaves a thread behind, which would have the last word on the terminal.
 
     Raises:
-        StateUnavailableError: Its directory does not exist.
+        StateUnavailableError: Its directory does not exist, or it is no database that we may open.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
@@ -126,7 +130,13 @@ def _claim_file(url: str) -> None:
     path = Path(parsed.database)
     if not path.parent.is_dir():
         raise StateUnavailableError(f"the directory of the database, `{path.parent}`, does not exist; make it first")
-    path.touch(mode=0o600)
+    try:
+        path.touch(mode=0o600)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except (sqlite3.Error, OSError) as error:
+        reason = str(error) if isinstance(error, sqlite3.Error) else error.strerror
+        raise StateUnavailableError(f"the database `{path}` cannot be opened: {reason}") from None
 
 
 @contextlib.asynccontextmanager
