@@ -1,11 +1,13 @@
 """A WebSocket's transport on plain ASGI: works on any ASGI server, and better on ours.
 
-Owns the queue of outgoing messages and the two loops of a connection. Senders never wait: a message is put into the queue and one
-writer task empties it, so that a peer that does not read stops nobody but itself. Refuses to own how much may wait: the
-connection looks at `buffered_bytes` and cuts off who is too slow.
+Owns the queue of outgoing messages and how it is emptied. Senders never wait: a message is put into the queue, and a task empties
+the queues of all connections that have something to say, so that a message to thousands wakes one task. A peer that does not
+read is left out until it does, and stops nobody but itself. Refuses to own how much may wait: the connection looks at
+`buffered_bytes` and cuts off who is too slow.
 
 What ASGI has no word for (pings, aborting, hearing every octet, joined writes) comes from the `gateway.wire` extension. On a
-server without it there are no pings, `heard` is called for messages alone, and an abort leaves the closing to the server.
+server without it there are no pings, `heard` is called for messages alone, an abort leaves the closing to the server, and each
+connection has a task of its own for its queue, since there only waiting tells whether a peer reads.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ Send = Callable[[Event], Awaitable[None]]
 
 # Frames of one write: enough to save system calls, little enough to leave back-pressure its say.
 _CORKED_BYTES = 65_536
+# Connections served before the others' reads get their turn.
+_FAIR_SHARE = 256
 _ABNORMAL = 1006
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,16 @@ class Wire(Protocol):
 
     heard: Callable[[], None]
     linger_s: float
+    writable: asyncio.Event
+    on_writable: Callable[[], None] | None
+
+    async def receive(self) -> Event:
+        """Give the next event: ASGI's `receive`, without the layers between."""
+        ...
+
+    async def send(self, message: Event) -> None:
+        """Take an event: ASGI's `send`, without the layers between."""
+        ...
 
     def ping(self) -> None:
         """Send a ping."""
@@ -100,6 +114,39 @@ class SharedText:
         return self._event
 
 
+class Outbox:
+    """Empties the queues of the transports that have something to send, one after the other, in a task that ends with the work."""
+
+    __slots__ = ("_ready", "_task")
+
+    def __init__(self) -> None:
+        self._ready: deque[AsgiTransport] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, transport: AsgiTransport) -> None:
+        """Serve a transport in the next turn of the loop."""
+        self._ready.append(transport)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    async def _serve(self) -> None:
+        ready = self._ready
+        served = 0
+        try:
+            while ready:
+                await ready.popleft().flush()
+                served += 1
+                if served % _FAIR_SHARE == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._task = None
+
+    def stop(self) -> None:
+        """Drop what is being served."""
+        if self._task is not None:
+            self._task.cancel()
+
+
 class AsgiTransport:
     """One accepted WebSocket.
 
@@ -109,84 +156,92 @@ class AsgiTransport:
         encoding: Whether data messages are text or binary.
         wire: Our protocol class, where that is the server.
         shared: The texts that all connections share.
+        outbox: What all connections on our protocol class share.
     """
 
     __slots__ = (
-        "_aborted",
         "_closing",
         "_encoding",
+        "_ended",
         "_linger",
-        "_loop",
+        "_outbox",
         "_queue",
         "_queued_bytes",
         "_receive",
         "_resumed",
         "_send",
+        "_served",
         "_shared",
         "_task",
-        "_wake",
         "_wire",
     )
 
-    def __init__(self, receive: Receive, send: Send, encoding: Encoding, wire: Wire | None, shared: SharedText) -> None:
-        self._receive = receive
-        self._send = send
+    def __init__(
+        self, receive: Receive, send: Send, encoding: Encoding, wire: Wire | None, shared: SharedText, outbox: Outbox
+    ) -> None:
+        self._receive = receive if wire is None else wire.receive
+        self._send = send if wire is None else wire.send
         self._encoding = encoding
         self._wire = wire
         self._shared = shared
-        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox() if wire is None else outbox
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
+        self._served = False
         self._closing: tuple[int, str] | None = None
-        self._aborted = False
+        self._ended = False
         self._linger: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
-        self._wake: asyncio.Future[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
 
     # ------------------------------------------------------------------------------------------ for the session
 
     def send(self, payload: bytes) -> None:
         """Queue one data message; after a close it is dropped."""
-        if self._closing is not None or self._aborted:
+        if self._closing is not None or self._ended:
             return
         self._queue.append(payload)
         self._queued_bytes += len(payload)
-        wake = self._wake
-        if wake is not None:
-            self._wake = None
-            wake.set_result(None)
+        if not self._served:
+            self._served = True
+            self._outbox.add(self)
 
     def ping(self) -> None:
         """Send a ping, where the server lets us."""
-        if self._wire is not None and not self._aborted:
+        if self._wire is not None and not self._ended:
             self._wire.ping()
 
     def close(self, code: int, reason: str, linger_s: float) -> None:
         """Send a close frame behind all that is queued; `linger_s` seconds from now the connection is dropped."""
-        if self._closing is not None or self._aborted:
+        if self._closing is not None or self._ended:
             return
         self._closing = (code, reason)
         if self._wire is not None:
             self._wire.linger_s = linger_s
         # The time runs from now on: a peer that reads nothing would never let the close frame out.
-        self._linger = self._loop.call_later(linger_s, self.abort)
+        self._linger = asyncio.get_running_loop().call_later(linger_s, self.abort)
         self.resume_reading()
-        self._wake_writer()
+        if not self._served:
+            self._served = True
+            self._outbox.add(self)
 
     def abort(self) -> None:
         """Drop the connection, and all that is queued."""
-        if self._aborted:
+        if self._ended:
             return
-        self._aborted = True
-        self._queue.clear()
-        self._queued_bytes = 0
+        self._end()
         if self._wire is not None:
             self._wire.abort()
         elif self._task is not None:
             self._task.cancel()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._queue.clear()
+        self._queued_bytes = 0
         self.resume_reading()
-        self._wake_writer()
+        if self._linger is not None:
+            self._linger.cancel()
 
     def buffered_bytes(self) -> int:
         """Tell how many octets wait for the peer, here and in the server."""
@@ -194,8 +249,8 @@ class AsgiTransport:
 
     def pause_reading(self) -> None:
         """Take no more messages; what has come waits in the server, and in the end the peer does."""
-        if self._resumed is None and self._closing is None and not self._aborted:
-            self._resumed = self._loop.create_future()
+        if self._resumed is None and self._closing is None and not self._ended:
+            self._resumed = asyncio.get_running_loop().create_future()
 
     def resume_reading(self) -> None:
         """Go on taking messages."""
@@ -204,11 +259,52 @@ class AsgiTransport:
                 self._resumed.set_result(None)
             self._resumed = None
 
-    def _wake_writer(self) -> None:
-        wake = self._wake
-        if wake is not None:
-            self._wake = None
-            wake.set_result(None)
+    # ------------------------------------------------------------------------------------------ for the outbox
+
+    async def flush(self) -> None:
+        """Send what is queued, then the close frame where one is due; stop where the peer does not read."""
+        try:
+            if not await self._empty_queue():
+                return
+            self._served = False
+            if self._closing is not None and not self._ended:
+                code, reason = self._closing
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except (OSError, WebSocketDisconnect):
+            self._end()  # nobody is there any more; the reader learns it too, and tells
+        except Exception:  # noqa: BLE001 - one connection's fault must not end the task that serves them all
+            _log.exception("sending on a connection failed")
+            self.abort()
+
+    async def _empty_queue(self) -> bool:
+        """Send what is queued, several messages in one write; answer False where the peer does not read now."""
+        queue, wire = self._queue, self._wire
+        joined = 0
+        while queue:
+            if wire is not None:
+                if joined > _CORKED_BYTES:
+                    wire.uncork()
+                    joined = 0
+                if not wire.writable.is_set():
+                    wire.on_writable = self._peer_reads
+                    return False
+                if joined == 0 and len(queue) > 1:
+                    wire.cork()
+            payload = queue.popleft()
+            size = len(payload)
+            self._queued_bytes -= size
+            joined += size + 1
+            if self._encoding is Encoding.JSON:
+                await self._send(self._shared.event(payload))
+            else:
+                await self._send({"type": "websocket.send", "bytes": payload})
+        if wire is not None:
+            wire.uncork()
+        return True
+
+    def _peer_reads(self) -> None:
+        if not self._ended:
+            self._outbox.add(self)
 
     # ------------------------------------------------------------------------------------------ for the endpoint
 
@@ -217,29 +313,20 @@ class AsgiTransport:
         if self._wire is not None:
             self._wire.heard = receiver.heard
         self._task = asyncio.current_task()
-        writer = self._loop.create_task(self._write())
-        writer.add_done_callback(self._writer_ended)
         code = _ABNORMAL
         try:
             code = await self._read(receiver)
         except asyncio.CancelledError:
             # Without our protocol class an abort is a return: the server closes what its application has left.
-            if self._task is None or not self._aborted or self._wire is not None:
+            if self._task is None or not self._ended or self._wire is not None:
                 raise
             self._task.uncancel()
         finally:
-            self._aborted = True
+            self._end()
             self._task = None
-            if self._linger is not None:
-                self._linger.cancel()
-            writer.cancel()
+            if self._wire is None:
+                self._outbox.stop()
             receiver.lost(code)
-        await asyncio.wait((writer,))
-
-    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
-        if not writer.cancelled() and writer.exception() is not None:
-            _log.error("the writer of a connection failed", exc_info=writer.exception())
-            self.abort()
 
     async def _read(self, receiver: Receiver) -> int:
         """Hand messages on until there are none any more; give the close code."""
@@ -258,42 +345,3 @@ class AsgiTransport:
                 receiver.received(text.encode(), text=True)
             else:
                 receiver.received(event["bytes"], text=False)
-
-    async def _write(self) -> None:
-        """Empty the queue whenever there is something in it; end with the close frame."""
-        queue = self._queue
-        try:
-            while True:
-                if queue:
-                    await self._flush()
-                elif self._aborted:
-                    return
-                elif self._closing is not None:
-                    code, reason = self._closing
-                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
-                    return
-                else:
-                    self._wake = self._loop.create_future()
-                    await self._wake
-        except (OSError, WebSocketDisconnect):
-            return  # nobody is there any more; the reader learns it too, and tells
-
-    async def _flush(self) -> None:
-        """Send what is queued; several messages in one write where the server can."""
-        queue = self._queue
-        wire = self._wire
-        joined = 0
-        if wire is not None and len(queue) > 1:
-            wire.cork()
-        while queue:
-            payload = queue.popleft()
-            self._queued_bytes -= len(payload)
-            joined += len(payload)
-            if self._encoding is Encoding.JSON:
-                await self._send(self._shared.event(payload))
-            else:
-                await self._send({"type": "websocket.send", "bytes": payload})
-            if joined > _CORKED_BYTES:
-                break
-        if wire is not None:
-            wire.uncork()

@@ -29,7 +29,7 @@ from gateway.core.handshake import (
 from gateway.core.principal import ConnectionFacts
 from gateway.runtime.connection import Admission
 from gateway.runtime.ports import CredentialVerifier, Log, Metrics, Transport, VerifiedCredential
-from gateway.web.asgi_transport import AsgiTransport, Receiver, SharedText, wire_of
+from gateway.web.asgi_transport import AsgiTransport, Outbox, Receiver, SharedText, wire_of
 from gateway.web.problems import problem_response
 from gateway.web.remote import remote_address, remote_scheme
 
@@ -184,7 +184,7 @@ def websocket_router(node: Node, gate: Gate) -> APIRouter:
         gate: What admits them.
     """
     router = APIRouter()
-    shared = SharedText()
+    shared, outbox = SharedText(), Outbox()
 
     @router.websocket("/ws")
     async def connect(websocket: WebSocket, admission: Annotated[Admission, Depends(gate.authenticate)]) -> None:
@@ -195,7 +195,8 @@ def websocket_router(node: Node, gate: Gate) -> APIRouter:
         except (OSError, WebSocketDisconnect):
             return
         wire = wire_of(websocket.scope)
-        transport = AsgiTransport(websocket.receive, websocket.send, admission.subprotocol.encoding, wire, shared)
+        encoding = admission.subprotocol.encoding
+        transport = AsgiTransport(websocket.receive, websocket.send, encoding, wire, shared, outbox)
         await transport.run(node.open(admission, transport) or _Nobody())
 
     @router.get("/ws", include_in_schema=False)

@@ -34,6 +34,11 @@ from gateway.core.errors import Closes
 from gateway.web.edge import WIRE_EXTENSION, EdgeConfig
 from gateway.web.problems import PROBLEM_JSON, problem_body
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # websockets without its compiled part
+    from websockets.utils import apply_mask
+
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
@@ -41,6 +46,8 @@ Event = MutableMapping[str, Any]
 
 _TEXT, _BINARY = 0x81, 0x82
 _PING_FRAME = b"\x89\x00"
+_LEAST_FRAME = 6  # two octets and the mask
+_MEDIUM_FRAME = 126  # a length in the two octets that follow (RFC 6455, section 5.2)
 _SHORT, _MEDIUM = 126, 65_536
 _ABNORMAL = 1006
 
@@ -67,8 +74,16 @@ class _ErrorsOnly(logging.LoggerAdapter[logging.Logger]):
 class FrameParser(ServerProtocol):
     """websockets' server side without the head of the request, which has been parsed already.
 
-    Pings are left to the caller to answer, and closes of ours carry our reasons.
+    Pings are left to the caller to answer, and closes of ours carry our reasons. `between_messages` tells whether the next octet
+    begins a message: then the caller may take whole messages without this parser.
     """
+
+    between_messages = True
+
+    def receive_data(self, data: bytes | bytearray) -> None:
+        """Take octets."""
+        self.between_messages = False
+        super().receive_data(data)
 
     def parse(self) -> Generator[None]:
         """Begin with the first frame."""
@@ -80,6 +95,7 @@ class FrameParser(ServerProtocol):
             self.events.append(frame)
         else:
             super().recv_frame(frame)
+        self.between_messages = not self.reader.buffer and self.current_size is None and self.state is State.OPEN
 
     def fail(self, code: CloseCode | int, reason: str = "") -> None:  # noqa: ARG002 - websockets' wording gives way to ours
         """End the connection with our reason for the code."""
@@ -113,6 +129,7 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
             logger=_ErrorsOnly(self.logger),
         )
         self.heard: Callable[[], None] = _nothing
+        self.on_writable: Callable[[], None] | None = None
         self.linger_s = config.edge.limits.close_s
         self._early = bytearray()
         self._inbox: deque[Event] = deque()
@@ -194,6 +211,11 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
             return
         self.heard()
         conn = self.conn
+        if conn.between_messages:
+            taken = self._take_messages(data)
+            if taken == len(data) or self._deaf:
+                return
+            data = data[taken:]
         conn.receive_data(data)
         for frame in conn.events_received():
             if not self._take(cast("Frame", frame)):
@@ -203,6 +225,30 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         if conn.parser_exc is not None and not self._told:
             self._disconnected()
             self._half_close(self.linger_s)
+
+    def _take_messages(self, data: bytes) -> int:
+        """Take the whole, unfragmented messages at the beginning; answer how many octets they were.
+
+        What nearly all clients send nearly always, at a quarter of the parser's cost. Everything else, a fault above all, is left
+        to the parser: this looks for nothing but frames that it could not refuse.
+        """
+        at, end = 0, len(data)
+        while end - at >= _LEAST_FRAME:
+            first, size, start = data[at], data[at + 1] & 0x7F, at + 6
+            if (first != _TEXT and first != _BINARY) or not data[at + 1] & 0x80:  # noqa: PLR1714 - faster than a set
+                break
+            if size == _MEDIUM_FRAME:
+                size, start = int.from_bytes(data[at + 2 : at + 4], "big"), at + 8
+            elif size > _MEDIUM_FRAME:
+                break
+            if size > self.max_message_bytes or start + size > end:
+                break
+            at = start + size
+            self.curr_msg_data_type = "text" if first == _TEXT else "bytes"
+            self.frames = [apply_mask(data[start:at], data[start - 4 : start])]
+            if not self._message():
+                break
+        return at
 
     def _take(self, frame: Frame) -> bool:
         """Take one frame of a kind that the parser let through; answer whether to go on."""
@@ -255,11 +301,14 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
             self._pong_due = payload
 
     def resume_writing(self) -> None:
-        """Go on writing, with the pong that has been waiting."""
+        """Go on writing, with the pong that has been waiting, and tell who waits."""
         super().resume_writing()
         if self._pong_due is not None:
             payload, self._pong_due = self._pong_due, None
             self._pong(payload)
+        if self.on_writable is not None:
+            tell, self.on_writable = self.on_writable, None
+            tell()
 
     def _close_received(self) -> None:
         # Both sides have said goodbye: RFC 6455, section 7.1.1, lets the server close the connection first.
@@ -486,6 +535,7 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         self.handshake_complete = True
         self._corked = None
         self.heard = _nothing
+        self.on_writable = None
         self._disconnected()
         # Whoever waits to write learns now that there is nobody to write to.
         self.writable.set()

@@ -10,7 +10,7 @@ import pytest
 from edge_server import PATIENCE_S, Served, close_frame, frame, serving, text, until, upgrade
 
 from gateway.core.frames import Encoding
-from gateway.web.asgi_transport import AsgiTransport, SharedText
+from gateway.web.asgi_transport import AsgiTransport, Outbox, SharedText
 from gateway.web.edge import EdgeLimits
 
 MEGABYTE = b"x" * 1_000_000
@@ -236,7 +236,7 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
         raise NotImplementedError
 
     before = asyncio.all_tasks()
-    transport = AsgiTransport(never, drop, Encoding.JSON, None, SharedText())
+    transport = AsgiTransport(never, drop, Encoding.JSON, None, SharedText(), Outbox())
     task = asyncio.create_task(transport.run(Receiver()))
     await asyncio.sleep(0)
     task.cancel()
