@@ -126,10 +126,11 @@ async def open_gateway(
         log=folding_log,
         metrics=metrics,
     ) as identity:
+        broker = MemoryBroker(settings.history_bytes, time.time)
         node = Node(
             policy=policies.current,
             registry=registry,
-            broker=MemoryBroker(settings.history_bytes, time.time),
+            broker=broker,
             verifier=identity.credentials,
             metrics=metrics,
             log=folding_log,
@@ -164,6 +165,7 @@ async def open_gateway(
                     "clock": node.keep_time(),
                     "open connections": node.follow_policy(),
                     "policies": policies.run(node.adopt_policy),
+                    "histories": broker.run(),
                     "changes": identity.changes.run(node.apply),
                     "folded events": folding_log.run(),
                     "loop lag": watch_loop_lag(metrics),

@@ -6,6 +6,7 @@ begins a new epoch, so that no recovery is ever told complete when it is not.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ from gateway.runtime.ports import Broadcast, Deliver, Direct, Message, Page, Pos
 MAX_POSITIONS = 100_000
 """Channels whose position is remembered; beyond it the one that was published to longest ago is forgotten, epoch and all."""
 
+SWEEP_S = 30.0
+"""Seconds that a message may outlive its time in memory; no answer ever holds it."""
+
 _MESSAGE_OVERHEAD_BYTES = 256
 """What a kept message takes beside its payload, about."""
 
@@ -29,11 +33,12 @@ _FREED_PART = 16
 class _Log:
     """One channel's history: an epoch, the last offset, and the messages that are still kept."""
 
-    __slots__ = ("bytes", "epoch", "messages", "offset")
+    __slots__ = ("bytes", "epoch", "messages", "offset", "ttl_s")
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self.offset = 0
+        self.ttl_s = 0.0
         self.messages: deque[tuple[Message, int]] = deque()
         self.bytes = 0
 
@@ -70,6 +75,11 @@ class MemoryBroker:
         """Tell that no call ever waits."""
         return True
 
+    @property
+    def kept_bytes(self) -> int:
+        """Tell what all histories together take, about."""
+        return self._bytes
+
     def attach(self, deliver: Deliver) -> None:
         """Name this node's receiver; before anything else."""
         self._deliver = deliver
@@ -94,6 +104,7 @@ class MemoryBroker:
             message = replace(message, offset=log.offset, epoch=log.epoch)
             size = len(msgspec.json.encode(data)) + _MESSAGE_OVERHEAD_BYTES
             log.append(message, size)
+            log.ttl_s = options.history_ttl_s
             self._bytes += size
             self._trim(log, options)
             if self._bytes > self._max_history_bytes:
@@ -147,10 +158,26 @@ class MemoryBroker:
 
     def _trim(self, log: _Log, options: ChannelOptions) -> None:
         """Drop what is beyond the channel's own count and age."""
-        oldest_at = self._clock() - options.history_ttl_s
-        messages = log.messages
-        while messages and (len(messages) > options.history_messages or messages[0][0].at < oldest_at):
+        while len(log.messages) > options.history_messages:
             self._bytes -= log.drop_oldest()
+        self._expire(log, self._clock() - options.history_ttl_s)
+
+    def _expire(self, log: _Log, oldest_at: float) -> None:
+        messages = log.messages
+        while messages and messages[0][0].at < oldest_at:
+            self._bytes -= log.drop_oldest()
+
+    def sweep(self) -> None:
+        """Drop what is past its time in channels that nobody reads or publishes to any more."""
+        now = self._clock()
+        for log in self._logs.values():
+            self._expire(log, now - log.ttl_s)
+
+    async def run(self, every_s: float = SWEEP_S) -> None:
+        """Sweep from time to time, until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            self.sweep()
 
     def _shrink(self) -> None:
         """Take from the largest channel, oldest first, until a part of the store is free again."""

@@ -9,16 +9,16 @@ connection cannot survive is an `End`.
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, assert_never
 
 import msgspec
 
 from gateway.core import batches, effects
 from gateway.core.commands import ActionRegistry, ActionSpec, shape
+from gateway.core.deadlines import Deadlines, Due
 from gateway.core.decision import BoundPolicy, Decision, Permission, Policy
 from gateway.core.effects import Effect
 from gateway.core.errors import Close, Closes, CommandError, ErrorCode, FrameError, SignatureError, SignatureFailure
@@ -40,6 +40,7 @@ from gateway.core.frames import (
     Welcome,
 )
 from gateway.core.handlers import HANDLERS, Answer
+from gateway.core.in_flight import InFlight, Running
 from gateway.core.limits import SlidingCount, TokenBucket
 from gateway.core.principal import ConnectionFacts, Principal
 from gateway.core.session_events import (
@@ -58,11 +59,6 @@ from gateway.core.session_events import (
 )
 from gateway.core.signing import FrameSigner, FrameVerifier
 
-MAX_IN_FLIGHT = 64
-"""Commands of one connection that may wait for the runtime at once; beyond it nothing more is read."""
-
-EXPIRING_NOTICE_S = 60.0
-PING_GRACE_S = 10.0
 ABUSE_LIMIT, REFUSED_LIMIT, ABUSE_WINDOW_S = 10, 100, 10.0
 
 UNKNOWN_ACTION = "unknown"
@@ -125,15 +121,6 @@ Transition = Callable[..., list[Effect]]
 """(session, event) to effects; a row of the table."""
 
 
-class _InFlight(msgspec.Struct, gc=False):
-    """A command that the runtime works on."""
-
-    action: str
-    channel: str | None
-    data: object
-    started_at: float
-
-
 # ---------------------------------------------------------------------------------------------------- session
 
 
@@ -156,20 +143,17 @@ class Session:
 
     __slots__ = (
         "_abuse",
-        "_backlog",
         "_batches",
         "_bound",
         "_bucket",
+        "_deadlines",
         "_encode",
         "_encoding",
-        "_expiring_told",
         "_in_flight",
         "_limits",
         "_observer",
         "_outbox",
         "_parser",
-        "_paused",
-        "_pinged_at",
         "_policy",
         "_refused",
         "_registry",
@@ -212,16 +196,13 @@ class Session:
         self._signer = signer
         self._verifier = verifier
         self._observer = observer
-        self._bucket = TokenBucket(limits.commands_per_s, 2 * limits.commands_per_s, now)
+        self._bucket = TokenBucket(limits.commands_per_s, max(1.0, 2 * limits.commands_per_s), now)
         self._abuse = SlidingCount(ABUSE_LIMIT, ABUSE_WINDOW_S)
         self._refused = SlidingCount(REFUSED_LIMIT, ABUSE_WINDOW_S)
-        self._in_flight: dict[int, _InFlight] = {}
-        self._backlog: deque[Command] = deque()
+        self._in_flight = InFlight()
+        self._deadlines = Deadlines(principal.expires_at, limits.heartbeat_s, now)
         self._outbox: list[bytes] = []
         self._batches = False
-        self._paused = False
-        self._expiring_told = False
-        self._pinged_at = now
 
     # ------------------------------------------------------------------------------------------------ the two ways out
 
@@ -274,7 +255,7 @@ class Session:
         """Tell whether the connection may subscribe to one more channel, or has subscribed to this one."""
         if channel in self.subscriptions:
             return True
-        coming = sum(1 for each in self._in_flight.values() if each.action == "channel.subscribe")
+        coming = self._in_flight.count("channel.subscribe")
         return len(self.subscriptions) + coming <= self._limits.max_channels
 
     @property
@@ -335,25 +316,12 @@ class Session:
         except FrameError as error:
             self._refuse_frame(error, now, wanted)
             return
-        if command.id in self._in_flight or self._waits(command.id):
+        if self._in_flight.holds(command.id):
             self._refuse_frame(FrameError(f"id {command.id} is in flight already", command.id), now, wanted)
-            return
-        if self._backlog or len(self._in_flight) >= MAX_IN_FLIGHT or self._must_wait(command):
-            self._backlog.append(command)
-            if not self._paused and len(self._in_flight) + len(self._backlog) >= MAX_IN_FLIGHT:
-                self._paused = True
-                wanted.append(effects.PauseReading())
-            return
-        self._begin(command, now, wanted)
-
-    def _waits(self, command_id: int) -> bool:
-        return any(each.id == command_id for each in self._backlog)
-
-    def _must_wait(self, command: Command) -> bool:
-        """Tell whether an earlier command about the same channel is still on its way: those are carried out in order."""
-        if command.channel is msgspec.UNSET or not self._in_flight:
-            return False
-        return any(each.channel == command.channel for each in self._in_flight.values())
+        elif self._in_flight.admit(command):
+            self._begin(command, now, wanted)
+        elif self._in_flight.must_pause():
+            wanted.append(effects.PauseReading())
 
     def _begin(self, command: Command, now: float, wanted: list[Effect]) -> None:
         """Carry a command through every check, then hand it to its handler."""
@@ -363,7 +331,7 @@ class Session:
             self._refuse(command_id, UNKNOWN_ACTION, CommandError(ErrorCode.UNKNOWN_ACTION, "no such action"), 0.0)
             return
         channel = None if command.channel is msgspec.UNSET else command.channel
-        self._in_flight[command_id] = _InFlight(action, channel, command.data, now)
+        self._in_flight.begin(command_id, Running(action, channel, command.data, self._bound, now))
         try:
             data = self._check(spec, command, channel, now)
             handler = HANDLERS.get(action)
@@ -373,13 +341,13 @@ class Session:
                 else handler(self, command_id, channel, data)
             )
         except CommandError as error:
-            del self._in_flight[command_id]
+            self._in_flight.end(command_id)
             self._refuse(command_id, action, error, 0.0)
             if error.code is ErrorCode.RATE_LIMITED and self._refused.add(now):
                 wanted.extend(self._end(Closes.RATE_LIMITED))
             return
         if isinstance(todo, Answer):
-            del self._in_flight[command_id]
+            self._in_flight.end(command_id)
             self._push(Reply(command_id, todo.data))
             self._observer.finished(action, "ok", 0.0)
         else:
@@ -404,26 +372,30 @@ class Session:
         return data
 
     def _complete(self, event: Completed) -> list[Effect]:
-        done = self._in_flight.pop(event.id)
-        if done.action == "channel.subscribe" and done.channel is not None:
-            self.subscriptions[done.channel] = None if done.data is msgspec.UNSET else done.data
-        elif done.action == "channel.unsubscribe" and done.channel is not None:
-            self.subscriptions.pop(done.channel, None)
-        self._outbox.append(self._encode(Reply(event.id, event.data)))
+        done = self._in_flight.end(event.id)
+        self._push(Reply(event.id, event.data))
         self._observer.finished(done.action, "ok", max(0.0, event.now - done.started_at))
-        return self._go_on(event.now) if self._backlog or self._paused else []
+        wanted: list[Effect] = []
+        if done.channel is not None:
+            if done.action == "channel.subscribe":
+                self.subscriptions[done.channel] = None if done.data is msgspec.UNSET else done.data
+                if done.allowed_by is not self._bound:  # the policy or the roles have changed while it was on its way
+                    wanted = self._decide_again(event.now)
+            elif done.action == "channel.unsubscribe":
+                self.subscriptions.pop(done.channel, None)
+        return wanted + self._go_on(event.now)
 
     def _fail(self, event: Failed) -> list[Effect]:
-        done = self._in_flight.pop(event.id)
+        done = self._in_flight.end(event.id)
         self._refuse(event.id, done.action, event.error, max(0.0, event.now - done.started_at))
-        return self._go_on(event.now) if self._backlog or self._paused else []
+        return self._go_on(event.now)
 
     def _refresh(self, event: Refreshed) -> list[Effect]:
         old, new = self.principal, event.principal
         if (new.subject, new.tenant, new.token.issuer) != (old.subject, old.tenant, old.token.issuer):
             error = CommandError(ErrorCode.PERMISSION_DENIED, "the token is another subject's, tenant's or issuer's")
             return self._fail(Failed(event.id, error, event.now))
-        self._expiring_told = False
+        self._deadlines.renew(new.expires_at)
         wanted = self._complete(Completed(event.id, {"expires_at": new.expires_at}, event.now))
         return wanted + self._become(new, event.now)
 
@@ -434,15 +406,11 @@ class Session:
         return [effects.AdoptPrincipal(principal), *self._decide_again(now)]
 
     def _go_on(self, now: float) -> list[Effect]:
-        """Begin what has waited, in order, as far as the cap and the order of each channel allow."""
+        """Begin what has waited, as far as it may."""
         wanted: list[Effect] = []
-        backlog = self._backlog
-        while backlog and self.phase is not Phase.CLOSING and len(self._in_flight) < MAX_IN_FLIGHT:
-            if self._must_wait(backlog[0]):
-                break
-            self._begin(backlog.popleft(), now, wanted)
-        if self._paused and len(self._in_flight) + len(backlog) < MAX_IN_FLIGHT:
-            self._paused = False
+        while self.phase is not Phase.CLOSING and (command := self._in_flight.next()) is not None:
+            self._begin(command, now, wanted)
+        if self._in_flight.may_resume():
             wanted.append(effects.ResumeReading())
         return wanted
 
@@ -465,31 +433,30 @@ class Session:
     def _end(self, close: Close) -> list[Effect]:
         """Leave for the closing phase; the frames that wait still go out before the close."""
         self.phase = Phase.CLOSING
-        self._backlog.clear()
+        self._in_flight.forget_waiting()
         return [effects.End(close)]
 
     # ------------------------------------------------------------------------------------------------ slow events
 
     def _look_at_deadlines(self, event: TimePassed) -> list[Effect]:
-        now, expires_at = event.now, self.principal.expires_at
-        if now >= expires_at:
-            return self._end(Closes.EXPIRED_TOKEN)
-        if now >= expires_at - EXPIRING_NOTICE_S and not self._expiring_told:
-            self._expiring_told = True
-            self._push(ExpiringPush(expires_at))
-        if event.heard_at < self._pinged_at and now >= self._pinged_at + PING_GRACE_S:
-            return self._end(Closes.PING_TIMEOUT)
-        if now >= self._pinged_at + self._limits.heartbeat_s and event.heard_at >= self._pinged_at:
-            self._pinged_at = now
-            return [effects.SendPing()]
-        return []
+        wanted: list[Effect] = []
+        for due in self._deadlines.look(event.now, event.heard_at):
+            match due:
+                case Due.EXPIRING:
+                    self._push(ExpiringPush(self.principal.expires_at))
+                case Due.PING:
+                    wanted.append(effects.SendPing())
+                case Due.EXPIRED:
+                    wanted += self._end(Closes.EXPIRED_TOKEN)
+                case Due.SILENT:
+                    wanted += self._end(Closes.PING_TIMEOUT)
+                case _:
+                    assert_never(due)
+        return wanted
 
     def next_deadline(self, heard_at: float) -> float:
         """Tell when `TimePassed` is next due, Unix seconds, if the peer was last heard at `heard_at`."""
-        expires_at = self.principal.expires_at
-        expiry = expires_at if self._expiring_told else expires_at - EXPIRING_NOTICE_S
-        ping_s = self._limits.heartbeat_s if heard_at >= self._pinged_at else PING_GRACE_S
-        return min(expiry, self._pinged_at + ping_s)
+        return self._deadlines.next_at(heard_at)
 
     def _adopt_policy(self, event: PolicyChanged) -> list[Effect]:
         self._policy = event.policy
@@ -534,13 +501,13 @@ class Session:
 
     def _lose(self, _event: Lost) -> list[Effect]:
         self.phase = Phase.CLOSED
-        self._backlog.clear()
+        self._in_flight.forget_waiting()
         self._outbox.clear()
         return []
 
     def _complete_late(self, event: Completed | Failed | Refreshed) -> list[Effect]:
         """Forget a command whose connection closes: the peer no longer listens."""
-        self._in_flight.pop(event.id, None)
+        self._in_flight.end(event.id)
         return []
 
     def _ignore(self, _event: Event) -> list[Effect]:

@@ -14,7 +14,15 @@ import msgspec
 from gateway.core import effects
 from gateway.core.decision import ChannelOptions
 from gateway.core.effects import Effect
-from gateway.core.errors import Close, Closes, CommandError, ErrorCode, HandshakeRefusedError, StateUnavailableError
+from gateway.core.errors import (
+    Close,
+    Closes,
+    CommandError,
+    ErrorCode,
+    HandshakeRefusedError,
+    Refusal,
+    StateUnavailableError,
+)
 from gateway.core.frames import MessagePush, SharedPush
 from gateway.core.handshake import Subprotocol
 from gateway.core.principal import ConnectionFacts, Principal
@@ -194,9 +202,14 @@ class Connection:
 
     def adopt_policy(self) -> None:
         """Let the node's policy count from now on, for what is open too."""
-        if self._policy is self._node.policy:
+        before, now = self._policy, self._node.policy
+        if before is now:
             return
-        self._policy = self._node.policy
+        self._policy = now
+        for channel in self._session.subscriptions:
+            kept = now.channel_options(channel).presence
+            if kept is not before.channel_options(channel).presence:
+                self._node.run_aside(self._be_present(channel, present=kept), self)
         self._take(PolicyChanged(self._policy, self._node.clock()))
 
     def tell(self, event: Event) -> None:
@@ -302,8 +315,7 @@ class Connection:
         if node.hub.subscribe(self, channel):
             await node.broker.subscribe(channel)
         if options.presence:
-            principal = self._session.principal
-            await node.broker.join(channel, principal.tenant, principal.subject, self.session_id)
+            await self._be_present(channel, present=True)
         answer: dict[str, object] = {"recovered": False, "messages": []}
         position = await node.broker.position(channel, options)
         if position is None:
@@ -315,6 +327,11 @@ class Connection:
         if self._held is not None and channel in self._held and isinstance(answer["offset"], int):
             self._held[channel].upto = answer["offset"]
         return answer
+
+    async def _be_present(self, channel: str, *, present: bool) -> None:
+        principal, broker = self._session.principal, self._node.broker
+        move = broker.join if present else broker.leave
+        await move(channel, principal.tenant, principal.subject, self.session_id)
 
     async def _recover(self, channel: str, options: ChannelOptions, seen: int) -> dict[str, object]:
         """Read all that was published after `seen`, or nothing where something of it is missing or it is too much."""
@@ -335,9 +352,9 @@ class Connection:
         return []
 
     async def _unsubscribe(self, channel: str) -> object:
-        node, principal = self._node, self._session.principal
+        node = self._node
         last = node.hub.unsubscribe(self, channel)
-        await node.broker.leave(channel, principal.tenant, principal.subject, self.session_id)
+        await self._be_present(channel, present=False)
         if last:
             await node.broker.unsubscribe(channel)
         return {}
@@ -414,6 +431,8 @@ class Connection:
         event: Event
         try:
             credential = await node.verifier.verify_token(effect.token, node.clock())
+            if node.verifier.is_revoked(credential.principal):  # the news came while the token was being proven
+                raise HandshakeRefusedError(Refusal.REVOKED_TOKEN)  # noqa: TRY301 - answered as every unusable token is
         except HandshakeRefusedError as error:
             refused = CommandError(ErrorCode.INVALID_DATA, f"the token cannot be used: `{error.refusal.value}`")
             event = Failed(effect.id, refused, node.clock())

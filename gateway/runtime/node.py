@@ -201,6 +201,8 @@ class Node:
     def _refuse(self, admission: Admission) -> Close | None:
         """Look once more whether the credential still counts, and whether there is room."""
         principal, limits = admission.credential.principal, self.limits
+        if self.draining:  # its handshake had begun before
+            return Closes.DRAINING
         if self.verifier.is_revoked(principal):
             return refusal_close(Refusal.REVOKED_TOKEN)
         if (

@@ -74,3 +74,14 @@ async def test_positions_are_bounded_and_a_forgotten_channel_begins_a_new_epoch(
     assert first is not None
     assert again is not None
     assert again.epoch != first.epoch
+
+
+async def test_a_sweep_frees_what_is_past_its_time_without_a_reader(clock: HandClock, broker: MemoryBroker) -> None:
+    await broker.publish("room:1", "x" * 1000, "alice", clock(), MANY)
+    clock.now += MANY.history_ttl_s + 1
+    assert broker.kept_bytes > 1000
+    broker.sweep()
+    assert broker.kept_bytes == 0
+    position = await broker.position("room:1", MANY)
+    assert position is not None
+    assert position.offset == 1

@@ -16,8 +16,9 @@ from gateway.core.effects import End
 from gateway.core.errors import Closes, CommandError, ErrorCode, SignatureFailure
 from gateway.core.frames import BroadcastPush, Encoding, SharedPush
 from gateway.core.handlers import HANDLERS
+from gateway.core.in_flight import MAX_IN_FLIGHT
 from gateway.core.principal import Principal, TokenIdentity
-from gateway.core.session import MAX_IN_FLIGHT, Phase, Session, SessionLimits
+from gateway.core.session import Phase, Session, SessionLimits
 from gateway.core.session_events import (
     Completed,
     DrainStarted,
@@ -313,10 +314,10 @@ def test_commands_beyond_the_burst_are_refused_with_the_time_to_wait() -> None:
 
 def test_the_hundredth_command_refused_by_a_rate_in_ten_seconds_ends_the_connection() -> None:
     conversation = talk(limits=SessionLimits(65_536, 0.01, 3, 25.0), answers={})
-    for n in range(99):
+    for n in range(100):
         assert conversation.send({"id": n + 1, "action": "ping"}) == [], n
-    assert conversation.send({"id": 100, "action": "ping"}) == [End(Closes.RATE_LIMITED)]
-    assert len(conversation.said()) == 100
+    assert conversation.send({"id": 101, "action": "ping"}) == [End(Closes.RATE_LIMITED)]
+    assert len(conversation.said()) == 101
     assert conversation.session.phase is Phase.CLOSING
 
 
@@ -545,6 +546,14 @@ def test_a_refreshed_session_speaks_with_the_new_token() -> None:
     assert conversation.session.principal is new
 
 
+def test_a_subscribe_that_was_on_its_way_when_the_policy_changed_is_decided_again() -> None:
+    conversation = talk()
+    conversation.send(SUBSCRIBE)
+    assert conversation.tell(PolicyChanged(DictPolicy({}), NOW)) == []
+    assert conversation.tell(Completed(1, {}, NOW)) == [effects.Unsubscribe(None, "room:acme:1")]
+    assert [frame["type"] for frame in conversation.said()] == ["reply", "unsubscribed"]
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -643,7 +652,6 @@ def test_what_waits_when_the_transport_goes_is_dropped() -> None:
 
 def test_what_waits_in_the_backlog_is_not_begun_by_a_connection_that_ends() -> None:
     conversation = talk(limits=SessionLimits(65_536, 0.01, 3, 25.0), answers=PERMISSIVE)
-    conversation.session._bucket.tokens = 1.0
     conversation.send(PUBLISH)
     wanted = [effect for n in range(100) for effect in conversation.send({**PUBLISH, "id": n + 2})]
     assert wanted == [effects.PauseReading()]

@@ -190,6 +190,19 @@ async def test_a_broken_policy_is_refused_whole_and_the_last_good_one_stays(gate
     assert await gateway.metric("gateway_policy_reloads_total", outcome="error") == 1
 
 
+async def test_presence_that_a_policy_begins_or_ends_counts_for_who_is_there_already(gateway: RunningGateway) -> None:
+    alice, vera = await gateway.peer("alice"), await gateway.peer("vera")
+    await vera.do("channel.subscribe", ROOM)
+    await alice.do("channel.subscribe", ROOM)
+    assert (await vera.push("presence"))["event"] == "join"
+    gateway.policy_file.write_text(POLICY.replace("presence: true", "presence: false"))
+    assert (await vera.push("presence")) == {"type": "presence", "channel": ROOM, "event": "leave", "subject": "alice"}
+    assert await vera.do("channel.presence", ROOM) == {"members": []}
+    gateway.policy_file.write_text(POLICY)
+    assert (await vera.push("presence"))["event"] == "join"
+    assert len((await vera.do("channel.presence", ROOM))["members"]) == 2
+
+
 # ------------------------------------------------------------------------------------------------- limits
 
 

@@ -1,0 +1,363 @@
+"""A connection over a broker that waits, as one between nodes does: order and completeness are kept all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from gateway.adapters.memory_broker import MemoryBroker
+from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec
+from gateway.core.decision import ChannelOptions
+from gateway.core.errors import HandshakeRefusedError, Refusal, StateUnavailableError
+from gateway.core.handshake import SUBPROTOCOLS
+from gateway.core.principal import ConnectionFacts, Principal
+from gateway.core.session import SessionLimits
+from gateway.runtime.connection import MAX_HELD, Admission, Connection
+from gateway.runtime.node import Node, NodeLimits
+from gateway.runtime.null_metrics import NullMetrics
+from gateway.runtime.ports import Broadcast, Deliver, Direct, Message, Page, Position, VerifiedCredential
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+
+from talk import ALICE, ALLOW, NOW, PERMISSIVE, DictPolicy
+
+ROOM = "room:acme:1"
+KEPT = ChannelOptions(history_messages=10, history_ttl_s=60.0, presence=True)
+
+
+class KeepingPolicy(DictPolicy):
+    """Keeps history and presence everywhere."""
+
+    def channel_options(self, _channel: str) -> ChannelOptions:
+        return KEPT
+
+
+@dataclass
+class WaitingBroker:
+    """The memory broker behind a gate: every call waits until the test opens it, and may then fail."""
+
+    inner: MemoryBroker
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    failing: bool = False
+    in_process: bool = False
+
+    def attach(self, deliver: Deliver) -> None:
+        self.inner.attach(deliver)
+
+    async def _pass(self) -> None:
+        await self.gate.wait()
+        if self.failing:
+            raise StateUnavailableError("the broker is away")
+
+    async def publish(
+        self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
+    ) -> Position | None:
+        await self._pass()
+        return await self.inner.publish(channel, data, sender, at, options)
+
+    async def subscribe(self, channel: str) -> None:
+        await self.inner.subscribe(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        await self.inner.unsubscribe(channel)
+
+    async def position(self, channel: str, options: ChannelOptions) -> Position | None:
+        await self._pass()
+        return await self.inner.position(channel, options)
+
+    async def history(
+        self, channel: str, options: ChannelOptions, *, limit: int, after: int | None, before: int | None
+    ) -> Page:
+        await self._pass()
+        return await self.inner.history(channel, options, limit=limit, after=after, before=before)
+
+    async def join(self, channel: str, tenant: str, subject: str, connection: str) -> None:
+        await self.inner.join(channel, tenant, subject, connection)
+
+    async def leave(self, channel: str, tenant: str, subject: str, connection: str) -> None:
+        await self.inner.leave(channel, tenant, subject, connection)
+
+    async def members(self, channel: str) -> Mapping[tuple[str, str], int]:
+        return await self.inner.members(channel)
+
+    async def send(self, direct: Direct) -> int:
+        return await self.inner.send(direct)
+
+    async def broadcast(self, broadcast: Broadcast) -> None:
+        await self.inner.broadcast(broadcast)
+
+
+class Wire:
+    """A transport that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, object]] = []
+        self.closed: tuple[int, str] | None = None
+        self.reading = True
+        self.buffered = 0
+
+    def send(self, payload: bytes) -> None:
+        self.sent.append(json.loads(payload))
+
+    def ping(self) -> None:
+        """Send nothing."""
+
+    def close(self, code: int, reason: str, linger_s: float) -> None:
+        assert linger_s == 5.0
+        self.closed = (code, reason)
+
+    def abort(self) -> None:
+        """Drop nothing."""
+
+    def buffered_bytes(self) -> int:
+        return self.buffered
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class QuietLog:
+    """Keeps the names of events."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def debug(self, event: str, **_fields: object) -> None:
+        self.events.append(event)
+
+    info = warning = error = debug
+
+
+class Verifier:
+    """Proves one token, and knows of one revocation when told."""
+
+    def __init__(self) -> None:
+        self.revoked = False
+        self.unavailable = False
+
+    async def verify_token(self, _token: str, _now: float) -> VerifiedCredential:
+        await asyncio.sleep(0)
+        if self.unavailable:
+            raise StateUnavailableError("the database is away")
+        return VerifiedCredential(Principal("alice", "acme", ("member",), {}, NOW + 5000, ALICE.token))
+
+    async def redeem_ticket(self, _ticket: str, _origin: str | None, _now: float) -> VerifiedCredential:
+        raise HandshakeRefusedError(Refusal.INVALID_TICKET)
+
+    def is_revoked(self, _principal: Principal) -> bool:
+        return self.revoked
+
+
+@dataclass
+class House:
+    """A node over a broker that waits."""
+
+    node: Node
+    broker: WaitingBroker
+    verifier: Verifier
+    log: QuietLog
+
+    def open(self) -> tuple[Connection | None, Wire]:
+        wire = Wire()
+        admission = Admission(
+            VerifiedCredential(ALICE), SUBPROTOCOLS["gateway.v1.json"], None, ConnectionFacts("192.0.2.1"), "192.0.2.1"
+        )
+        return self.node.open(admission, wire), wire
+
+    def connect(self) -> tuple[Connection, Wire]:
+        connection, wire = self.open()
+        assert connection is not None
+        wire.sent.clear()
+        return connection, wire
+
+
+@pytest.fixture
+def house() -> House:
+    broker, verifier, log = WaitingBroker(MemoryBroker(1_000_000, lambda: NOW)), Verifier(), QuietLog()
+    node = Node(
+        policy=KeepingPolicy({**PERMISSIVE, "orders.create": ALLOW}),
+        registry=ActionRegistry((*BUILT_IN_ACTIONS, ActionSpec("orders.create"))),
+        broker=broker,
+        verifier=verifier,
+        metrics=NullMetrics(),
+        log=log,
+        limits=NodeLimits(10, 10, 10, 100_000, SessionLimits(65_536, 1000.0, 3, 25.0)),
+        clock=lambda: NOW,
+        timer=lambda: NOW,
+        entropy=lambda count: bytes(count - 1) + bytes([len(log.events)]),
+        handlers={},
+    )
+    return House(node, broker, verifier, log)
+
+
+def say(connection: Connection, command_id: int, action: str, channel: str | None = None, data: object = None) -> None:
+    command: dict[str, object] = {"id": command_id, "action": action, "data": data}
+    if channel is not None:
+        command["channel"] = channel
+    connection.received(json.dumps(command).encode(), text=True)
+
+
+async def settle() -> None:
+    """Let every task run as far as it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_publications_of_one_channel_keep_their_order_while_the_broker_waits(house: House) -> None:
+    connection, wire = house.connect()
+    for n in range(1, 6):
+        say(connection, n, "channel.publish", ROOM, n)
+    await settle()
+    assert wire.sent == []
+    assert not connection.idle
+    house.broker.gate.set()
+    await settle()
+    assert [(frame["id"], frame["data"]["offset"]) for frame in wire.sent] == [(n, n) for n in range(1, 6)]  # type: ignore[index]
+    assert connection.idle
+
+
+async def test_what_comes_before_the_reply_to_a_subscribe_is_held_back_and_never_sent_twice(house: House) -> None:
+    connection, wire = house.connect()
+    say(connection, 1, "channel.subscribe", ROOM)
+    await settle()
+    await house.broker.inner.publish(ROOM, "in the reply's position", "bob", NOW, KEPT)
+    house.broker.gate.set()
+    await asyncio.sleep(0)
+    await house.broker.inner.publish(ROOM, "after it", "bob", NOW, KEPT)
+    await settle()
+    reply, *pushes = wire.sent
+    seen = reply["data"]["offset"]  # type: ignore[index]
+    assert reply["type"] == "reply"
+    assert [push["offset"] for push in pushes] == list(range(seen + 1, 3))
+
+
+async def test_recovery_and_pushes_meet_without_a_gap(house: House) -> None:
+    for n in range(1, 4):
+        await house.broker.inner.publish(ROOM, n, "bob", NOW, KEPT)
+    position = await house.broker.inner.position(ROOM, KEPT)
+    assert position is not None
+    connection, wire = house.connect()
+    say(connection, 1, "channel.subscribe", ROOM, {"recover": {"epoch": position.epoch, "offset": 1}})
+    await settle()
+    await house.broker.inner.publish(ROOM, 4, "bob", NOW, KEPT)
+    house.broker.gate.set()
+    await settle()
+    await house.broker.inner.publish(ROOM, 5, "bob", NOW, KEPT)
+    reply, *pushes = wire.sent
+    recovered = [message["offset"] for message in reply["data"]["messages"]]  # type: ignore[index]
+    assert recovered + [push["offset"] for push in pushes] == [2, 3, 4, 5]
+
+
+async def test_a_subscribe_that_the_broker_fails_leaves_nothing_behind(house: House) -> None:
+    connection, wire = house.connect()
+    house.broker.failing = True
+    house.broker.gate.set()
+    say(connection, 1, "channel.subscribe", ROOM)
+    await settle()
+    assert wire.sent[0]["error"]["code"] == "unavailable"  # type: ignore[index]
+    assert house.node.hub.channels() == 0
+    assert await house.broker.members(ROOM) == {}
+
+
+async def test_a_subscribe_whose_connection_goes_meanwhile_leaves_nothing_behind(house: House) -> None:
+    connection, _ = house.connect()
+    say(connection, 1, "channel.subscribe", ROOM)
+    await settle()
+    connection.lost(1006)
+    house.broker.gate.set()
+    await settle()
+    assert house.node.hub.channels() == 0
+    assert await house.broker.members(ROOM) == {}
+
+
+async def test_more_than_may_be_held_back_ends_the_connection(house: House) -> None:
+    connection, wire = house.connect()
+    say(connection, 1, "channel.subscribe", ROOM)
+    await settle()
+    for n in range(MAX_HELD + 1):
+        house.node.hub.message(Message(ROOM, n, "bob", NOW))
+    assert wire.closed == (1013, "slow_consumer")
+
+
+async def test_the_end_of_a_connection_is_told_to_a_broker_that_waits(house: House) -> None:
+    house.broker.gate.set()
+    connection, _ = house.connect()
+    say(connection, 1, "channel.subscribe", ROOM)
+    await settle()
+    assert await house.broker.members(ROOM) == {("acme", "alice"): 1}
+    connection.lost(1000)
+    connection.lost(1000)
+    await settle()
+    assert await house.broker.members(ROOM) == {}
+
+
+async def test_reading_pauses_while_as_many_commands_wait_as_may(house: House) -> None:
+    connection, wire = house.connect()
+    for n in range(1, 70):
+        say(connection, n, "channel.publish", f"room:{n}", n)
+    assert not wire.reading
+    house.broker.gate.set()
+    await settle()
+    assert wire.reading
+    assert len(wire.sent) == 69
+
+
+async def test_a_fault_in_work_aside_ends_the_connection_with_1011(house: House) -> None:
+    connection, wire = house.connect()
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    house.node.spawn(fail(), connection)
+    await settle()
+    assert wire.closed == (1011, "internal")
+    assert "connection.failed" in house.log.events
+
+
+async def test_a_fault_while_a_message_is_taken_counts_as_1011(house: House) -> None:
+    connection, _ = house.connect()
+    house.broker.in_process = True
+    with pytest.raises(RuntimeError, match="has waited"):
+        say(connection, 1, "channel.publish", ROOM, 1)
+    with pytest.raises(RuntimeError, match="has waited"):
+        house.node.run_aside(house.broker.position(ROOM, KEPT), connection)
+    connection.lost(1006)
+
+
+async def test_a_token_revoked_while_it_was_proven_does_not_refresh(house: House) -> None:
+    connection, wire = house.connect()
+    say(connection, 1, "session.refresh", None, {"token": "t"})
+    house.verifier.revoked = True
+    await settle()
+    assert wire.sent[0]["error"]["code"] == "invalid_data"  # type: ignore[index]
+    house.verifier.unavailable = True
+    say(connection, 1, "session.refresh", None, {"token": "t"})
+    await settle()
+    assert wire.sent[1]["error"]["code"] == "unavailable"  # type: ignore[index]
+
+
+async def test_a_handshake_that_ends_late_is_looked_at_once_more(house: House) -> None:
+    house.verifier.revoked = True
+    assert house.open()[0] is None
+    house.verifier.revoked = False
+    house.node.draining = True
+    connection, wire = house.open()
+    assert connection is None
+    assert wire.closed == (1001, "draining")
+
+
+async def test_an_action_that_nothing_carries_out_is_unavailable(house: House) -> None:
+    connection, wire = house.connect()
+    say(connection, 1, "orders.create")
+    await settle()
+    assert wire.sent[0]["error"]["code"] == "unavailable"  # type: ignore[index]
