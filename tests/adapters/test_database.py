@@ -120,13 +120,13 @@ async def test_what_fails_halfway_leaves_nothing_behind(database: Database) -> N
 
 
 async def test_a_database_that_cannot_be_reached_is_unavailable_and_says_nothing_more(tmp_path: Path) -> None:
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/missing/gateway.db")
     with pytest.raises(StateUnavailableError, match="the database cannot be reached: OperationalError"):
         await database.ping()
     await database.close()
-    while threading.active_count() > threads:  # the driver's thread still has a word for the event loop
-        await asyncio.sleep(0)
+    for thread in set(threading.enumerate()) - threads:
+        await asyncio.to_thread(thread.join)  # the driver's still has a word for the event loop
 
 
 async def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
