@@ -79,10 +79,10 @@ async def test_commands_about_nobody_say_so(kit: Kit) -> None:
         accounts.delete("nobody", AccountKind.USER),
         accounts.delete("billing", AccountKind.USER),
     ):
-        with pytest.raises(AccountError, match="there is no user `.*`; see `gateway users list`"):
+        with pytest.raises(AccountError, match=r"there is no user `.*`; see `gateway users list`"):
             await refused
     for refused in (accounts.rotate_secret("nobody"), accounts.rotate_secret("alice")):
-        with pytest.raises(AccountError, match="there is no client `.*`; see `gateway clients list`"):
+        with pytest.raises(AccountError, match=r"there is no client `.*`; see `gateway clients list`"):
             await refused
 
 
