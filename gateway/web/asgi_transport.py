@@ -167,12 +167,12 @@ class AsgiTransport:
         "_outbox",
         "_queue",
         "_queued_bytes",
+        "_reader",
         "_receive",
         "_resumed",
         "_send",
         "_served",
         "_shared",
-        "_task",
         "_wire",
     )
 
@@ -191,7 +191,7 @@ class AsgiTransport:
         self._closing: tuple[int, str] | None = None
         self._ended = False
         self._linger: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[object] | None = None
+        self._reader: asyncio.Task[int] | None = None
         self._resumed: asyncio.Future[None] | None = None
 
     # ------------------------------------------------------------------------------------------ for the session
@@ -232,8 +232,9 @@ class AsgiTransport:
         self._end()
         if self._wire is not None:
             self._wire.abort()
-        elif self._task is not None:
-            self._task.cancel()
+        elif self._reader is not None:
+            # Without our protocol class an abort is a return: the server closes what its application has left.
+            self._reader.cancel()
 
     def _end(self) -> None:
         self._ended = True
@@ -312,18 +313,16 @@ class AsgiTransport:
         """Carry messages in both directions until the connection is gone; then tell the receiver, exactly once."""
         if self._wire is not None:
             self._wire.heard = receiver.heard
-        self._task = asyncio.current_task()
+        # A task of its own: waking one costs as much as it has frames, and the endpoint's stands on all of FastAPI's.
+        self._reader = asyncio.get_running_loop().create_task(self._read(receiver))
         code = _ABNORMAL
         try:
-            code = await self._read(receiver)
-        except asyncio.CancelledError:
-            # Without our protocol class an abort is a return: the server closes what its application has left.
-            if self._task is None or not self._ended or self._wire is not None:
-                raise
-            self._task.uncancel()
+            await asyncio.wait((self._reader,))
+            if not self._reader.cancelled():
+                code = self._reader.result()
         finally:
+            self._reader.cancel()
             self._end()
-            self._task = None
             if self._wire is None:
                 self._outbox.stop()
             receiver.lost(code)
