@@ -110,7 +110,7 @@ def _completer(channels: Callable[[], Iterable[str]]) -> Completer:
             text = document.text_before_cursor.lstrip()
             word = document.get_word_before_cursor(WORD=True)
             for choice in completions(text, channels()):
-                yield Completion(choice, start_position=-len(word))
+                yield Completion(choice if choice.endswith("=") else f"{choice} ", start_position=-len(word))
 
     return Lines()
 
