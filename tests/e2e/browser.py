@@ -73,7 +73,7 @@ class Visitor:
         await self.page.get_by_label("User").fill(name)
         await self.page.get_by_label("Password", exact=True).fill(password(name))
         if not signed:
-            await self.page.get_by_text("Sign every frame").click()
+            await self.page.get_by_role("switch", name="Sign every frame").uncheck()
         await self.page.get_by_role("button", name="Log in and connect").click()
         await expect(self.state).to_have_text("Connected, signed" if signed else "Connected")
         await expect(self.page.locator("#workspace")).to_be_visible()
@@ -140,7 +140,7 @@ class Visitor:
         violations = await self.page.evaluate("window.violations ?? []")
         assert violations == [], "the content security policy was violated"
         assert self.complaints == []
-        assert self.hosts == {urlsplit(self.gateway.url).netloc}, "nothing is loaded from anywhere else"
+        assert self.hosts <= {urlsplit(self.gateway.url).netloc}, "nothing is loaded from anywhere else"
         assert not any(token in url for token in self.tokens for url in self.urls), "no token stands in a URL"
 
 
