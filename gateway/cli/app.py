@@ -27,7 +27,7 @@ COMMANDS = {
     "users": "Add, list, change and delete users.",
     "clients": "Add, list, change and delete service accounts.",
     "policy": "Check, test, explain and show the policy.",
-    "token": "Issue, inspect and revoke access tokens.",
+    "token": "Issue and inspect access tokens.",
     "config": "Check and show the settings.",
     "db": "Bring the database up to date.",
     "version": "Print the version.",
