@@ -623,6 +623,28 @@ async def test_unreachable_server_is_tried_until_closed() -> None:
             await opening
 
 
+async def test_server_that_never_welcomes_is_left_and_tried_again() -> None:
+    options = {"openTimeoutMs": 1000}
+    async with scripted_gateway(Peer.closed, stay) as server, node_client(url=server.url, **options) as client:
+        await connected(client)
+        close = client.seen("close")[0]
+        assert (close["code"], close["reason"], close["next"]) == (1006, "no welcome in time", "backoff")
+
+
+async def test_server_that_never_answers_is_unreachable() -> None:
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silence, "127.0.0.1", 0)
+    async with (
+        server,
+        node_client(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", openTimeoutMs=50) as client,
+    ):
+        with pytest.raises(RejectedError, match="unreachable"):
+            await client.call("login", "alice", "x")
+
+
 async def test_reconnect_can_be_switched_off() -> None:
     async def script(peer: Peer) -> None:
         await peer.welcome()

@@ -271,14 +271,16 @@ class Credentials {
   #fetch;
   #clientId;
   #getToken;
+  #timeoutMs;
   #token = null;
   #renewal = null;
 
-  constructor(base, fetch, clientId, getToken) {
+  constructor(base, fetch, { clientId, getToken, openTimeoutMs }) {
     this.#base = base;
     this.#fetch = fetch;
     this.#clientId = clientId;
     this.#getToken = getToken;
+    this.#timeoutMs = openTimeoutMs;
   }
 
   get known() {
@@ -363,8 +365,9 @@ class Credentials {
         cache: "no-store",
         credentials: "omit",
         redirect: "error",
+        signal: AbortSignal.timeout(this.#timeoutMs),
       });
-      answer = await response.json().catch(() => ({}));
+      answer = await response.json().catch(rejectTimeouts);
     } catch {
       throw new PortcullisError("unreachable", "the gateway cannot be reached");
     }
@@ -387,9 +390,16 @@ const DEFAULTS = {
   backoffFirstMs: 500,
   backoffMaxMs: 30_000,
   stableAfterMs: 5_000, // a connection that lived as long makes the back-off start anew
+  openTimeoutMs: 15_000, // for each HTTP request, and for the welcome
   commandTimeoutMs: 30_000,
   livenessGraceMs: 10_000,
 };
+
+/** An answer without a body is an empty one; an answer that does not end is none. */
+function rejectTimeouts(error) {
+  if (error.name === "TimeoutError") throw error;
+  return {};
+}
 
 /** What `getToken` throws is taken for a passing failure, unless it says otherwise by a code. */
 function passing(error) {
@@ -424,6 +434,7 @@ export class Portcullis {
   #wake = null;
   #liveness = null;
   #renewal = null;
+  #impatience = null;
   #clockSkew_s = 0; // what the server's clock is ahead of ours
   #lastHeard = 0;
   #openedAt = undefined;
@@ -438,7 +449,7 @@ export class Portcullis {
     const url = String(options.url ?? globalThis.location?.origin);
     this.#base = new URL(url.endsWith("/") ? url : `${url}/`);
     const fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
-    this.#credentials = new Credentials(this.#base, fetch, this.#options.clientId, this.#options.getToken);
+    this.#credentials = new Credentials(this.#base, fetch, this.#options);
   }
 
   get signed() {
@@ -636,7 +647,10 @@ export class Portcullis {
         onTraffic: (direction, content, size) => this.#traffic(direction, content, size),
         onClose: resolve,
       });
+      const link = this.#link;
+      this.#impatience = setTimeout(() => link.abandon(1006, "no welcome in time"), this.#options.openTimeoutMs);
     });
+    clearTimeout(this.#impatience);
     this.#link = null;
     this.#disconnected();
     return close;
@@ -712,6 +726,7 @@ export class Portcullis {
   }
 
   #welcomed(welcome) {
+    clearTimeout(this.#impatience);
     this.session = welcome;
     this.#clockSkew_s = welcome.server_time - Date.now() / 1000;
     this.#openedAt = performance.now();
