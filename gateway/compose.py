@@ -28,6 +28,7 @@ from gateway.adapters.policy_files import load_policy
 from gateway.adapters.prometheus_metrics import PrometheusMetrics
 from gateway.adapters.structlog_log import configure_logging
 from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec
+from gateway.core.decision import ChannelOptions
 from gateway.core.errors import GatewayError
 from gateway.core.events import Event
 from gateway.core.floods import FloodGate
@@ -42,6 +43,7 @@ from gateway.runtime.ports import Log
 from gateway.runtime.token_issue import TokenTerms
 from gateway.settings import Settings
 from gateway.web.app import create_app
+from gateway.web.asyncapi import asyncapi_router
 from gateway.web.edge import Edge
 from gateway.web.oauth import OAuthServices, oauth_router
 from gateway.web.operations import Operations, operations_router
@@ -146,7 +148,7 @@ async def open_gateway(
         lifecycle = Lifecycle(node, settings.drain_s, random.random, folding_log)
         gateway = Gateway(
             settings=settings,
-            app=_application(settings, node, identity, metrics, folding_log),
+            app=_application(settings, node, identity, metrics, folding_log, registry=registry, policies=policies),
             edge=Edge(
                 metrics=metrics,
                 draining=lambda: node.draining,
@@ -183,7 +185,19 @@ def open_log(settings: Settings, stream: BinaryIO | None = None) -> Log:
     return configure_logging(level=settings.log_level, readable=settings.development, stream=stream)
 
 
-def _application(settings: Settings, node: Node, identity: Identity, metrics: PrometheusMetrics, log: Log) -> FastAPI:
+def _application(
+    settings: Settings,
+    node: Node,
+    identity: Identity,
+    metrics: PrometheusMetrics,
+    log: Log,
+    *,
+    registry: ActionRegistry,
+    policies: PolicyDirectory,
+) -> FastAPI:
+    def channels() -> Sequence[tuple[str, ChannelOptions]]:
+        return policies.current.channel_patterns()
+
     def client_address(request: Request) -> str:
         return remote_address(request, settings.trusted_proxies)
 
@@ -209,6 +223,15 @@ def _application(settings: Settings, node: Node, identity: Identity, metrics: Pr
     ]
     if settings.development:
         routers.append(page_router())
+    if settings.docs:
+        routers.append(
+            asyncapi_router(
+                registry,
+                channels,
+                settings.public_url,
+                version(DISTRIBUTION),
+            )
+        )
     gate = Gate(
         verifier=identity.credentials,
         rules=HandshakeRules(

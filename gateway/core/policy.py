@@ -89,6 +89,13 @@ class CompiledPolicy:
         """Give the upstream routes; the first match counts."""
         return tuple(self.text.routes)
 
+    def channel_patterns(self) -> list[tuple[str, ChannelOptions]]:
+        """List the `channels` entries, in the order in which they count: the pattern and what its channels have."""
+        return [
+            (":".join(entry.match), ChannelOptions(entry.history_messages, entry.history_ttl_s, entry.presence))
+            for entry in self.text.channels
+        ]
+
     def rules_of(self, role: str) -> tuple[Rule, ...]:
         """Give a role's own rules and those it inherits; none for an unknown role."""
         return self._role_set((role,)).rules
