@@ -61,10 +61,10 @@ def asyncapi_document(registry: ActionRegistry, channels: Channels, public_url: 
     schemas, frames = _frame_schemas()
     specs = [spec for name in registry.names() if (spec := registry.find(name)) is not None]
     messages: Document = {spec.name: _command_message(spec) for spec in specs}
-    messages |= {_tag(frame): _frame_message(frame, frames) for frame in _SERVER_FRAMES}
+    messages |= {_key(frame): _frame_message(frame, frames) for frame in _SERVER_FRAMES}
     described: Document = {_SOCKET: _socket_channel(messages)}
     operations: Document = {spec.name: _operation("receive", _SOCKET, [spec.name]) for spec in specs}
-    operations["frames"] = _operation("send", _SOCKET, [_tag(frame) for frame in _SERVER_FRAMES])
+    operations["frames"] = _operation("send", _SOCKET, [_key(frame) for frame in _SERVER_FRAMES])
     for number, (pattern, options) in enumerate(channels, start=1):
         name = f"channel{number}"
         described[name] = _policy_channel(pattern, options)
@@ -128,6 +128,11 @@ def _any_value(kind: type) -> Document:
     if kind is not object:
         raise NotImplementedError(kind)
     return {"description": "any JSON value"}
+
+
+def _key(frame: type[msgspec.Struct]) -> str:
+    """Name a frame among the messages: an action may have the name of a frame, as `broadcast` has."""
+    return f"frame.{_tag(frame)}"
 
 
 def _tag(frame: type[msgspec.Struct]) -> str:
@@ -201,7 +206,7 @@ def _socket_channel(messages: Document) -> Document:
 
 
 def _channel_messages(options: ChannelOptions) -> list[str]:
-    return [_tag(frame) for frame in _ON_CHANNELS if frame is not PresencePush or options.presence]
+    return [_key(frame) for frame in _ON_CHANNELS if frame is not PresencePush or options.presence]
 
 
 def _policy_channel(pattern: str, options: ChannelOptions) -> Document:

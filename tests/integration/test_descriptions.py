@@ -53,7 +53,8 @@ async def test_every_action_frame_and_channel_of_the_gateway_is_described(start:
     gateway, document = await described(start)
     messages = document["components"]["messages"]
     assert {spec.name for spec in BUILT_IN_ACTIONS} <= set(messages)
-    assert {"welcome", "reply", "error", "message", "presence", "direct", "broadcast", "unsubscribed"} <= set(messages)
+    frames = {"welcome", "reply", "error", "message", "presence", "direct", "broadcast", "unsubscribed", "draining"}
+    assert {f"frame.{frame}" for frame in frames} <= set(messages)
     assert [c["address"] for c in document["channels"].values()] == ["/ws", "room:{segment2}:{segment3}"]
     gateway.policy_file.write_text(gateway.policy_file.read_text().replace('match: "room:*:*"', 'match: "hall:**"'))
     await gateway.event("policy.reloaded")
@@ -89,7 +90,7 @@ async def test_real_frames_fit_their_description(start: Start, encoding: Encodin
         "welcome", "reply", "error", "message", "direct", "broadcast", "presence",
     }  # fmt: skip
     for frame in frames:
-        jsonschema.validate(frame, payload_schema(document, frame["type"]))
+        jsonschema.validate(frame, payload_schema(document, f"frame.{frame['type']}"))
 
 
 async def test_commands_that_the_gateway_refuses_do_not_fit_their_description(start: Start) -> None:
