@@ -24,18 +24,19 @@ TIDY = """
         with secret_watch.open_log("server") as log:
             subprocess.run([sys.executable, "-c", "print('GET /ws?token=[redacted]')"], stdout=log, check=True)
 """
-PLUGINS = ("-p", "secret_watch", "-p", "no:randomly", "-p", "no:cacheprovider")
+PLUGINS = ("-p", "secret_watch", "-p", "no:cacheprovider")
 
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     return pytester
 
 
 def test_a_suite_that_leaks_a_secret_fails_and_names_the_place(suite: pytest.Pytester) -> None:
     suite.makepyfile(LEAKING)
-    result = suite.runpytest_subprocess(*PLUGINS, "-p", "no:xdist")
+    result = suite.runpytest_subprocess(*PLUGINS)
 
     result.assert_outcomes(passed=2, errors=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -45,7 +46,7 @@ def test_a_suite_that_leaks_a_secret_fails_and_names_the_place(suite: pytest.Pyt
 
 def test_a_leak_in_a_worker_of_xdist_fails_the_whole_run(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_leaking=LEAKING, test_tidy=TIDY)
-    result = suite.runpytest_subprocess(*PLUGINS, "-n", "2")
+    result = suite.runpytest_subprocess(*PLUGINS, "-p", "xdist", "-n", "2")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*0001-server.log:2: access token: GET /ws?token=<LEAKED>"])
@@ -54,7 +55,7 @@ def test_a_leak_in_a_worker_of_xdist_fails_the_whole_run(suite: pytest.Pytester)
 def test_a_suite_that_keeps_its_secrets_passes(suite: pytest.Pytester) -> None:
     suite.makepyfile(TIDY)
 
-    suite.runpytest_subprocess(*PLUGINS, "-p", "no:xdist").assert_outcomes(passed=1)
+    suite.runpytest_subprocess(*PLUGINS).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(
