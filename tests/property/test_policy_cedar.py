@@ -117,8 +117,8 @@ def cedar_request(action: str, channel: str | None) -> dict[str, Any]:
 
 
 def patterns(separator: str, placeholders: tuple[str, ...] = ()) -> st.SearchStrategy[str]:
-    parts = st.lists(st.sampled_from((*SEGMENTS, "*", *placeholders)), max_size=3)
-    last = st.sampled_from((*SEGMENTS, "*", "**", *placeholders))
+    parts = st.lists(st.sampled_from(("*", *SEGMENTS, *placeholders)), max_size=2)
+    last = st.sampled_from(("**", "*", *SEGMENTS, *placeholders))
     return st.builds(lambda before, end: separator.join([*before, end]), parts, last)
 
 
@@ -135,7 +135,7 @@ RULES = st.fixed_dictionaries(
 def role_tables(draw: st.DrawFn) -> dict[str, Any]:
     roles: dict[str, Any] = {}
     for place, name in enumerate(ROLES):
-        roles[name] = {"allow": draw(st.lists(RULES, max_size=4)), "deny": draw(st.lists(RULES, max_size=1))}
+        roles[name] = {"allow": draw(st.lists(RULES, max_size=4)), "deny": draw(st.lists(RULES, max_size=2))}
         parents = draw(st.lists(st.sampled_from(ROLES[:place]), max_size=2, unique=True)) if place else []
         if parents:
             roles[name]["inherits"] = parents
