@@ -14,7 +14,6 @@ import asyncio
 import enum
 import math
 import re
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -22,7 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.core.addresses import address_key, client_address
 from gateway.web.edge import EdgeConfig
-from gateway.web.problems import PROBLEM_JSON, problem_body
+from gateway.web.problems import http_answer, problem_body
+from gateway.web.upgrade import Upgrade
 from gateway.web.websocket_protocol import GatewayWebSocketProtocol
 
 if TYPE_CHECKING:
@@ -293,19 +293,11 @@ class GatewayHttpProtocol(HttpToolsProtocol):
             self._refused = refused
 
     def _answer(self, refused: _RefusedError) -> None:
-        body = problem_body(refused.status, refused.detail)
-        fields = [
-            *self.server_state.default_headers,
-            *refused.headers,
-            (b"content-type", PROBLEM_JSON.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        head = b"HTTP/1.1 %d %s\r\n" % (refused.status, HTTPStatus(refused.status).phrase.encode())
         self._expect_within(self.edge.limits.refused_s)
         if self.transport.is_closing():
             return
-        self.transport.write(head + b"".join(b"%s: %s\r\n" % field for field in fields) + b"\r\n" + body)
+        fields = [*self.server_state.default_headers, *refused.headers]
+        self.transport.write(http_answer(refused.status, fields, problem_body(refused.status, refused.detail)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
@@ -323,7 +315,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
         self.parser = None  # type: ignore[assignment] # it holds us, and we hold it
-        protocol.upgrade(target.path, target.query or b"", self.headers, early)
+        protocol.upgrade(Upgrade(target.path, target.query or b"", self.headers), early)
 
     def on_response_complete(self) -> None:
         """Go on with what has waited for this response."""

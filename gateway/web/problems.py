@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -33,3 +33,21 @@ def problem_response(status: int, detail: str = "", headers: Mapping[str, str] |
         headers: Further fields, such as `Retry-After`.
     """
     return Response(problem_body(status, detail), status, dict(headers or {}), PROBLEM_JSON)
+
+
+def http_answer(
+    status: int, fields: Iterable[tuple[bytes, bytes]], body: bytes, content_type: str | None = PROBLEM_JSON
+) -> bytes:
+    """Write a whole response that ends its connection: for the protocol classes, which answer before there is an application.
+
+    Args:
+        status: The HTTP status.
+        fields: Its fields.
+        body: The content.
+        content_type: What the content is; None where `fields` say it, and its length.
+    """
+    lines = [*fields, (b"connection", b"close")]
+    if content_type is not None:
+        lines += [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+    return head + b"".join(b"%s: %s\r\n" % line for line in lines) + b"\r\n" + body

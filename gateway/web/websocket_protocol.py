@@ -13,93 +13,38 @@ in an abort; no URL is ever logged.
 from __future__ import annotations
 
 import asyncio
-import logging
-import struct
 from collections import deque
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.datastructures import Headers
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import Protocol, State
-from websockets.server import ServerProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 
 from gateway.core.errors import Closes
 from gateway.web.edge import WIRE_EXTENSION, EdgeConfig
-from gateway.web.problems import PROBLEM_JSON, problem_body
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # websockets without its compiled part
-    from websockets.utils import apply_mask
+from gateway.web.frame_parser import (
+    Event,
+    Fragments,
+    FrameParser,
+    MessageError,
+    data_frame,
+    message_event,
+    next_message,
+)
+from gateway.web.problems import PROBLEM_JSON, http_answer, problem_body
+from gateway.web.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
-Event = MutableMapping[str, Any]
-
-_TEXT, _BINARY = 0x81, 0x82
 _PING_FRAME = b"\x89\x00"
-_LEAST_FRAME = 6  # two octets and the mask
-_MEDIUM_FRAME = 126  # a length in the two octets that follow (RFC 6455, section 5.2)
-_SHORT, _MEDIUM = 126, 65_536
 _ABNORMAL = 1006
 
 # The application empties the inbox whenever it runs; one that holds more than this waits for something, and so may the peer.
 _INBOX_MESSAGES = 64
-
-# Deflate may make what cannot be compressed a little longer (RFC 1951: 5 octets for each stored block). The parser holds the
-# frame's own length against its limit, so it gets this much slack, and the exact limit is asked of the inflated message.
-_DEFLATE_SLACK = 1024
-
-_REASONS = {
-    close.code: close.reason
-    for close in (Closes.PROTOCOL_ERROR, Closes.INVALID_UTF8, Closes.FRAME_TOO_LARGE, Closes.INTERNAL)
-}
-
-
-class _ErrorsOnly(logging.LoggerAdapter[logging.Logger]):
-    """Lets errors through alone: below, websockets writes whole frames, and frames hold tokens."""
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
-        return level >= logging.ERROR and super().isEnabledFor(level)
-
-
-class FrameParser(ServerProtocol):
-    """websockets' server side without the head of the request, which has been parsed already.
-
-    Pings are left to the caller to answer, and closes of ours carry our reasons. `between_messages` tells whether the next octet
-    begins a message: then the caller may take whole messages without this parser.
-    """
-
-    between_messages = True
-
-    def receive_data(self, data: bytes | bytearray) -> None:
-        """Take octets."""
-        self.between_messages = False
-        super().receive_data(data)
-
-    def parse(self) -> Generator[None]:
-        """Begin with the first frame."""
-        return Protocol.parse(self)
-
-    def recv_frame(self, frame: Frame) -> None:
-        """Take a frame; a ping is only told."""
-        if frame.opcode is Opcode.PING:
-            self.events.append(frame)
-        else:
-            super().recv_frame(frame)
-        self.between_messages = not self.reader.buffer and self.current_size is None and self.state is State.OPEN
-
-    def fail(self, code: CloseCode | int, reason: str = "") -> None:  # noqa: ARG002 - websockets' wording gives way to ours
-        """End the connection with our reason for the code."""
-        super().fail(code, _REASONS.get(code, ""))
 
 
 class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
@@ -121,13 +66,11 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        deflate = config.ws_per_message_deflate
         self.max_message_bytes = config.ws_max_size
         self.conn: FrameParser = FrameParser(
-            extensions=[_deflate_factory()] if deflate else [],
-            max_size=config.ws_max_size + (_DEFLATE_SLACK if deflate else 0),
-            logger=_ErrorsOnly(self.logger),
+            config.ws_max_size, deflate=config.ws_per_message_deflate, logger=self.logger
         )
+        self._fragments = Fragments(config.ws_max_size)
         self.heard: Callable[[], None] = _nothing
         self.on_writable: Callable[[], None] | None = None
         self.linger_s = config.edge.limits.close_s
@@ -142,18 +85,16 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     # ------------------------------------------------------------------------------------------ the upgrade
 
-    def upgrade(self, path: bytes, query: bytes, headers: list[tuple[bytes, bytes]], early: bytes) -> None:
-        """Take over from the HTTP protocol, whose checks the request has passed.
+    def upgrade(self, request: Upgrade, early: bytes) -> None:
+        """Take over from the HTTP protocol.
 
         Args:
-            path: The path as it came, ASCII.
-            query: The query as it came, ASCII.
-            headers: All fields, names in lower case.
-            early: The octets behind the head.
+            request: The request, whose form has been checked.
+            early: The octets behind its head.
         """
         self.handshake_initiated = True
         self._early += early
-        self.response = self.conn.accept(Request(path.decode("ascii"), _handshake_fields(headers)))
+        self.response = self.conn.accept(request.for_websockets())
         if self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._answer(self.response.status_code, [], problem_body(self.response.status_code), PROBLEM_JSON)
             return
@@ -165,11 +106,11 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
             "server": self.server,
             "client": self.client,
             "root_path": self.root_path,
-            "path": self.root_path + unquote(path.decode("ascii")),
-            "raw_path": self.root_path.encode("ascii") + path,
-            "query_string": query,
-            "headers": headers,
-            "subprotocols": _offered(headers),
+            "path": self.root_path + request.path,
+            "raw_path": self.root_path.encode("ascii") + request.raw_path,
+            "query_string": request.query,
+            "headers": request.headers,
+            "subprotocols": request.offered,
             "state": self.app_state.copy(),
             "extensions": {"websocket.http.response": {}, WIRE_EXTENSION: cast("dict[object, object]", self)},
         }
@@ -210,85 +151,47 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
                 self._pause()
             return
         self.heard()
-        conn = self.conn
-        if conn.between_messages:
-            taken = self._take_messages(data)
-            if taken == len(data) or self._deaf:
-                return
-            data = data[taken:]
-        conn.receive_data(data)
-        for frame in conn.events_received():
-            if not self._take(cast("Frame", frame)):
-                break
-        if conn.writes:
+        try:
+            self._parse(data)
+            failed = self.conn.parser_exc is not None
+        except MessageError as error:
+            self.conn.fail(error.close.code)
+            failed = True
+        if self.conn.writes:
             self._flush_parser()
-        if conn.parser_exc is not None and not self._told:
+        if failed:
             self._disconnected()
             self._half_close(self.linger_s)
 
-    def _take_messages(self, data: bytes) -> int:
-        """Take the whole, unfragmented messages at the beginning; answer how many octets they were.
+    def _parse(self, data: bytes) -> None:
+        conn = self.conn
+        if conn.between_messages:
+            at = 0
+            while (message := next_message(data, at, self.max_message_bytes)) is not None:
+                payload, text, at = message
+                if not self.close_sent:
+                    self._put(message_event(payload, text=text, max_message_bytes=self.max_message_bytes))
+            if at == len(data):
+                return
+            data = data[at:]
+        conn.receive_data(data)
+        for frame in conn.events_received():
+            self._take(cast("Frame", frame))
 
-        What nearly all clients send nearly always, at a quarter of the parser's cost. Everything else, a fault above all, is left
-        to the parser: this looks for nothing but frames that it could not refuse.
-        """
-        at, end = 0, len(data)
-        while end - at >= _LEAST_FRAME:
-            first, size, start = data[at], data[at + 1] & 0x7F, at + 6
-            if (first != _TEXT and first != _BINARY) or not data[at + 1] & 0x80:  # noqa: PLR1714 - faster than a set
-                break
-            if size == _MEDIUM_FRAME:
-                size, start = int.from_bytes(data[at + 2 : at + 4], "big"), at + 8
-            elif size > _MEDIUM_FRAME:
-                break
-            if size > self.max_message_bytes or start + size > end:
-                break
-            at = start + size
-            self.curr_msg_data_type = "text" if first == _TEXT else "bytes"
-            self.frames = [apply_mask(data[start:at], data[start - 4 : start])]
-            if not self._message():
-                break
-        return at
-
-    def _take(self, frame: Frame) -> bool:
-        """Take one frame of a kind that the parser let through; answer whether to go on."""
+    def _take(self, frame: Frame) -> None:
+        """Take one frame that the parser let through."""
         match frame.opcode:
-            case Opcode.TEXT | Opcode.BINARY:
-                self.curr_msg_data_type = "text" if frame.opcode is Opcode.TEXT else "bytes"
-                self.frames = [bytes(frame.data)]
-            case Opcode.CONT:
-                self.frames.append(bytes(frame.data))
             case Opcode.PING:
                 self._pong(bytes(frame.data))
-                return True
             case Opcode.PONG:
-                return True
+                pass
             case Opcode.CLOSE:
                 self._close_received()
-                return True
-        return self._message() if frame.fin else True
-
-    def _message(self) -> bool:
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        self.frames = []
-        if self.close_sent:
-            return True
-        if len(data) > self.max_message_bytes:
-            self.conn.fail(Closes.FRAME_TOO_LARGE.code)
-        elif self.curr_msg_data_type == "bytes":
-            self._put({"type": "websocket.receive", "bytes": data})
-            return True
-        else:
-            try:
-                self._put({"type": "websocket.receive", "text": data.decode()})
-            except UnicodeDecodeError:
-                self.conn.fail(Closes.INVALID_UTF8.code)
-            else:
-                return True
-        self._flush_parser()
-        self._disconnected()
-        self._half_close(self.linger_s)
-        return False
+            case _:
+                event = self._fragments.add(frame)
+                # What comes between our close and its answer is dropped.
+                if event is not None and not self.close_sent:
+                    self._put(event)
 
     def _pong(self, payload: bytes) -> None:
         # RFC 6455, section 5.5.3: of several pings the last may be answered alone. Without this, a peer that sends pings and
@@ -392,27 +295,17 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _send_message(self, message: Event) -> None:
         payload = message.get("bytes")
-        first = _BINARY
+        text = payload is None
         if payload is None:
             payload = message["text"].encode()
-            first = _TEXT
-        if self.conn.extensions:
-            frame = self._compressed(first, payload)
-        else:
-            size = len(payload)
-            if size < _SHORT:
-                frame = bytes((first, size)) + payload
-            elif size < _MEDIUM:
-                frame = struct.pack("!BBH", first, 126, size) + payload
-            else:
-                frame = struct.pack("!BBQ", first, 127, size) + payload
+        frame = self._compressed(payload, text=text) if self.conn.extensions else data_frame(payload, text=text)
         if self._corked is None:
             self.transport.write(frame)
         else:
             self._corked.append(frame)
 
-    def _compressed(self, first: int, payload: bytes) -> bytes:
-        if first == _TEXT:
+    def _compressed(self, payload: bytes, *, text: bool) -> bytes:
+        if text:
             self.conn.send_text(payload)
         else:
             self.conn.send_binary(payload)
@@ -463,16 +356,13 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, content_type: str | None) -> None:
         """Answer the upgrade request with something else than an upgrade."""
-        fields = [*self.default_headers, *headers, (b"connection", b"close")]
-        if content_type is not None:
-            fields += [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
         self.handshake_complete = True
         self.close_sent = True
         self.conn.state = State.CLOSED
         self._disconnected()
         if not self.transport.is_closing():
-            self.transport.write(head + b"".join(b"%s: %s\r\n" % field for field in fields) + b"\r\n" + body)
+            fields = [*self.default_headers, *headers]
+            self.transport.write(http_answer(status, fields, body, content_type))
             self._half_close(self.config.edge.limits.refused_s)
 
     # ------------------------------------------------------------------------------------------ the extension
@@ -553,25 +443,3 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 
 def _nothing() -> None:
     """Hear an octet that nobody waits for."""
-
-
-def _deflate_factory() -> ServerPerMessageDeflateFactory:
-    # 4 KiB windows: 16 KB of memory for a connection where zlib's defaults would take 300.
-    return ServerPerMessageDeflateFactory(
-        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
-    )
-
-
-_HANDSHAKE_FIELDS = frozenset(
-    {b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"}
-)
-
-
-def _handshake_fields(headers: list[tuple[bytes, bytes]]) -> Headers:
-    """Choose the fields that websockets reads. Origins and subprotocols are the gateway's own matter, as are their refusals."""
-    return Headers([(n.decode("ascii"), v.decode("latin-1")) for n, v in headers if n in _HANDSHAKE_FIELDS])
-
-
-def _offered(headers: list[tuple[bytes, bytes]]) -> list[str]:
-    values = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
-    return [offer for value in values for token in value.split(",") if (offer := token.strip())]

@@ -239,6 +239,22 @@ async def test_messages_before_a_close_in_one_segment_are_carried_out() -> None:
         assert [payload for payload, _ in echo.messages] == [b"quiet %d" % n for n in range(100)]
 
 
+async def test_client_may_leave_in_the_middle_of_a_message() -> None:
+    async with serving() as served, await served.upgraded() as raw:
+        raw.send(frame(0x01, b"quiet"), close_frame(1000), frame(0x80, b" late"))
+        assert await raw.closing() == (1000, "")
+        assert await raw.rest() == b""
+        echo = await served.connection()
+        assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 1000
+        assert echo.messages == []
+
+
+async def test_bad_utf8_is_found_before_its_message_ends() -> None:
+    async with serving() as served, await served.upgraded() as raw:
+        raw.send(frame(0x01, b"a\xff"))
+        await gone(raw, 1007, "invalid_utf8")
+
+
 async def test_lost_socket_is_1006() -> None:
     async with serving() as served:
         async with await served.upgraded():
