@@ -114,6 +114,8 @@ def test_python_example_signs_and_verifies() -> None:
 
 def test_openssl_example_gives_key_and_mac() -> None:
     (commands,) = blocks(section(PROTOCOL, "A worked example"), "sh")
+    if subprocess.run(["sh", "-c", "openssl kdf -help"], capture_output=True, check=False, timeout=30).returncode != 0:
+        pytest.skip("there is no `openssl` command of release 3 or later on this machine")
     run = subprocess.run(["sh", "-euc", commands], capture_output=True, check=True, text=True, timeout=30)
     connection = VECTORS["connections"][0]
     key, mac = run.stdout.replace(":", "").lower().split()
