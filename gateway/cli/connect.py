@@ -30,6 +30,7 @@ from gateway.client import (
     ServiceLogin,
     TokenLogin,
     Tokens,
+    UnreachableError,
 )
 from gateway.client.authorization import http_url, is_loopback
 from gateway.core.signing import decode_base64url
@@ -102,6 +103,8 @@ def connect(
         asyncio.run(_sit(gateway, sitting, manner))
     except LoginRefusedError as refused:
         raise CommandFailure(f"the login was refused: {_advice(refused)}") from None
+    except UnreachableError as wrong:
+        raise CommandFailure(f"{wrong}; is it running?") from None
     except ClientError as wrong:
         raise CommandFailure(explain(wrong)) from None
     return sitting.exit_code

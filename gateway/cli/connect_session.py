@@ -27,7 +27,6 @@ from gateway.client import (
     GatewayClient,
     Position,
     SubscriptionLost,
-    UnreachableError,
 )
 
 MAX_CHANNELS_REMEMBERED = 256
@@ -200,8 +199,6 @@ def explain(cause: ClientError) -> str:
         case ConnectionEndedError(code=code, reason=reason):
             meaning = meanings.of_close(code, reason)
             return f"{cause}: {meaning}" if meaning else str(cause)
-        case UnreachableError():
-            return f"{cause}; is it running?"
         case _:
             return str(cause)
 

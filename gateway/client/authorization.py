@@ -14,7 +14,7 @@ from urllib.parse import quote_plus, urlsplit
 import httpx
 import msgspec
 
-from gateway.client.errors import LoginRefusedError, UnreachableError
+from gateway.client.errors import LoginRefusedError, UnreachableError, network_reason
 from gateway.core.signing import decode_base64url, derive_ticket_key
 
 DEFAULT_CLIENT_ID = "gateway"
@@ -233,7 +233,7 @@ class Authorization:
         try:
             return await self._http.post(self.base_url + path, data=data, json=json, headers=headers)
         except httpx.HTTPError as wrong:
-            raise UnreachableError(f"no answer from `{self.base_url}`: {_first_line(wrong)}") from wrong
+            raise UnreachableError(f"no answer from `{self.base_url}`: {network_reason(wrong)}") from wrong
 
 
 def http_url(url: str) -> str:
@@ -287,7 +287,3 @@ def retry_after(header: str | None) -> float | None:
 
 def _key(text: str | None) -> bytes | None:
     return None if text is None else decode_base64url(text)
-
-
-def _first_line(wrong: Exception) -> str:
-    return (str(wrong) or type(wrong).__name__).splitlines()[0].lower()

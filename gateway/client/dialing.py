@@ -12,7 +12,13 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol as Name
 
 from gateway.client.authorization import Ticket, Tokens, http_url, is_loopback, retry_after
-from gateway.client.errors import ConnectionEndedError, ProtocolViolationError, UnreachableError, UpgradeRefusedError
+from gateway.client.errors import (
+    ConnectionEndedError,
+    ProtocolViolationError,
+    UnreachableError,
+    UpgradeRefusedError,
+    network_reason,
+)
 from gateway.client.reconnection import ABNORMAL
 from gateway.core.handshake import Subprotocol
 from gateway.core.signing import encode_base64url
@@ -66,14 +72,10 @@ async def dial(
     except (InvalidHandshake, InvalidURI) as wrong:
         raise ProtocolViolationError(f"`{base}` does not speak WebSocket: {wrong}") from None
     except (OSError, TimeoutError) as wrong:
-        raise UnreachableError(f"no answer from `{base}`: {_system_reason(wrong)}") from None
+        raise UnreachableError(f"no answer from `{base}`: {network_reason(wrong)}") from None
 
 
 def ended(closed: ConnectionClosed) -> ConnectionEndedError:
     """Give the close that the peer sent, else our own, else the code for none."""
     frame = closed.rcvd or closed.sent
     return ConnectionEndedError(ABNORMAL, "") if frame is None else ConnectionEndedError(frame.code, frame.reason)
-
-
-def _system_reason(wrong: OSError) -> str:
-    return (wrong.strerror or str(wrong) or "it took too long").lower()

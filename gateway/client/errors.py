@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+
 from gateway.core.errors import GatewayError
 
 
@@ -81,3 +85,21 @@ class ProtocolViolationError(ClientError):
 
 class PushesNotReadError(ClientError):
     """More pushes wait than the client keeps, since nobody iterates over `events()`."""
+
+
+def network_reason(wrong: BaseException) -> str:
+    """Say in a few words why the network failed, from the system's own error where libraries have wrapped it."""
+    cause: BaseException | None = wrong
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return str(cause.strerror).lower()
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno).lower()
+        if isinstance(cause, TimeoutError):
+            return "it took too long"
+        cause = cause.__cause__ or cause.__context__
+    # Several addresses were tried, and their errors are one text by now.
+    numbers = re.findall(r"\[Errno (\d+)\]", str(wrong))
+    if numbers:
+        return os.strerror(int(numbers[-1])).lower()
+    return (str(wrong) or type(wrong).__name__).splitlines()[0].lower()

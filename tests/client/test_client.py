@@ -297,7 +297,7 @@ async def test_refused_upgrade_tells_its_status(scripted: Start, status: HTTPSta
 
 
 async def test_nobody_there_is_told_in_a_sentence(unused_tcp_port: int) -> None:
-    with pytest.raises(UnreachableError, match=r"connection refused|connect call failed"):
+    with pytest.raises(UnreachableError, match="connection refused"):
         await client(f"http://127.0.0.1:{unused_tcp_port}").__aenter__()
 
 
