@@ -7,10 +7,10 @@ import json
 import re
 import time
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Start
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from running_gateway import POLICY, RunningGateway, password
 from websockets.asyncio.client import connect
@@ -20,6 +20,8 @@ from gateway.core.signing import decode_base64url
 
 ROOM = "room:acme:1"
 WAIT_S = 10.0
+
+Start = Callable[..., Any]
 
 
 async def closed_with(url: str, **options: Any) -> str:  # noqa: ANN401 - what the websockets client takes
