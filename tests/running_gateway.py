@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ USERS = {"alice": "member", "bob": "member", "vera": "viewer", "mona": "moderato
 TENANT = "acme"
 SECRET_KEY = "kWZ7qv3mP0xTn8sYcR2eJ5uB9hL4dG6f-Zp1"
 WAIT_S = 10.0
+
+Start = Callable[..., Any]
+"""What the fixture `start` gives: `await start(heartbeat_s="1")`."""
 
 POLICY = """\
 version: 1

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import msgspec
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
-
 from talk import PERMISSIVE, Talk, talk
 
 from gateway.core import effects

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "core")]
 
 with atheris.instrument_imports(include=["gateway.core"]):
     from conversation import UnderFire, seeds

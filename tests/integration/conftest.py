@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running_gateway import RunningGateway, run_gateway
+from running_gateway import RunningGateway, Start, run_gateway
 from secret_watch import SecretWatch
-
-Start = Callable[..., Any]
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import time
 
 import msgspec
 import pytest
-from conftest import Start
-from running_gateway import Peer, RunningGateway
+from running_gateway import Peer, RunningGateway, Start
 from websockets.asyncio.client import connect
 
 from gateway.core.frames import Encoding

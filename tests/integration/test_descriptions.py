@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import jsonschema
 import pytest
-from conftest import Start
-from running_gateway import RunningGateway
+from running_gateway import RunningGateway, Start
 
 from gateway.core.commands import BUILT_IN_ACTIONS
 from gateway.core.frames import Encoding

@@ -7,8 +7,7 @@ import socket
 import time
 
 import pytest
-from conftest import Start
-from running_gateway import PASSWORD, POLICY, RunningGateway
+from running_gateway import PASSWORD, POLICY, RunningGateway, Start
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 

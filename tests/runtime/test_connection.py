@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+from talk import ALICE, ALLOW, NOW, PERMISSIVE, DictPolicy
 
 from gateway.adapters.memory_broker import MemoryBroker
 from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec
@@ -22,10 +21,6 @@ from gateway.runtime.connection import MAX_HELD, Admission, Connection
 from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.null_metrics import NullMetrics
 from gateway.runtime.ports import Broadcast, Deliver, Direct, Message, Page, Position, VerifiedCredential
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
-
-from talk import ALICE, ALLOW, NOW, PERMISSIVE, DictPolicy
 
 ROOM = "room:acme:1"
 KEPT = ChannelOptions(history_messages=10, history_ttl_s=60.0, presence=True)
