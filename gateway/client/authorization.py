@@ -6,6 +6,7 @@ Owns `/token` and `/ws/ticket` as a client sees them. Refuses to own when a new 
 from __future__ import annotations
 
 import base64
+import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -157,13 +158,18 @@ class Authorization:
 
     Args:
         base_url: Where the gateway is, such as `https://gateway.example.com`.
-        http: A client of your own, for certificates and proxies; else one is made, and closed by `close`.
+        http: A client of your own; else one is made, and closed by `close`.
+        tls: What certificates count, where no client of your own says so; the system's by default.
     """
 
-    def __init__(self, base_url: str, http: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self, base_url: str, http: httpx.AsyncClient | None = None, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.base_url = http_url(base_url)
         # What stands in the environment for the way out of a company must not stand between a developer and localhost.
-        self._http = http or httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=not is_loopback(self.base_url))
+        self._http = http or httpx.AsyncClient(
+            timeout=TIMEOUT_S, trust_env=not is_loopback(self.base_url), verify=tls or True
+        )
         self._owned = http is None
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
@@ -64,7 +65,8 @@ class GatewayClient:
         reconnect: Whether to come back by the rules of the protocol; without, the first close is the end.
         ticket: Whether to connect with a ticket in the URL rather than the token in a header.
         observe: Called with the direction and the plain form of every frame.
-        authorization: The HTTP side, for certificates and proxies of your own; it is not closed here.
+        authorization: The HTTP side, for a client of your own; it is not closed here.
+        tls: What certificates count, for `https` and `wss`; the system's by default.
         dice: Where the jitter of waits comes from.
     """
 
@@ -79,6 +81,7 @@ class GatewayClient:
         ticket: bool = False,
         observe: Observe | None = None,
         authorization: Authorization | None = None,
+        tls: ssl.SSLContext | None = None,
         dice: random.Random | None = None,
     ) -> None:
         self._url = url
@@ -86,7 +89,8 @@ class GatewayClient:
         self._reconnect = reconnect
         self._by_ticket = ticket
         self._observe = observe
-        self._authorization = authorization or Authorization(url)
+        self._authorization = authorization or Authorization(url, tls=tls)
+        self._tls = tls
         self._owns_authorization = authorization is None
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
         self._tokens = HeldTokens(login, self._authorization)
@@ -255,7 +259,9 @@ class GatewayClient:
     async def _open(self, credential: Credential) -> Connection:
         tokens = await (self._tokens.renewed() if credential is Credential.NEW else self._tokens.usable())
         access: Tokens | Ticket = await self._authorization.ticket(tokens) if self._by_ticket else tokens
-        return await Connection.open(self._url, access, self._subprotocol, push=self._pushed, observe=self._observe)
+        return await Connection.open(
+            self._url, access, self._subprotocol, push=self._pushed, observe=self._observe, tls=self._tls
+        )
 
     async def _stay(self, connection: Connection) -> None:
         try:

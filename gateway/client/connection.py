@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import secrets
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -130,6 +131,7 @@ class Connection:
         push: Callable[[Push | ErrorFrame], None],
         observe: Observe | None = None,
         origin: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Self:
         """Connect, and come back once the welcome has been verified.
 
@@ -140,6 +142,7 @@ class Connection:
             push: Called with each push, and with each error that answers no command, in the order of arrival.
             observe: Called with each frame as it is, for those who look on.
             origin: The `Origin` header, for a ticket that is bound to one.
+            tls: What certificates count; the system's by default.
 
         Raises:
             ConnectionEndedError: The gateway closed at once; code and reason say why.
@@ -150,7 +153,7 @@ class Connection:
         if subprotocol.signed and credential.signing_key is None:
             raise ProtocolViolationError("signed frames need a signing key, which this credential has none of")
         nonce = secrets.token_bytes(MAX_CLIENT_NONCE_BYTES) if subprotocol.signed else b""
-        socket = await dial(url, credential, subprotocol, nonce, origin)
+        socket = await dial(url, credential, subprotocol, nonce, origin, tls)
         connection = cls(socket, subprotocol, push)
         connection._observe = observe
         try:

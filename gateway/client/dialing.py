@@ -5,6 +5,7 @@ Owns how a handshake is asked for. Refuses to own what is said after it: see `co
 
 from __future__ import annotations
 
+import ssl
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -30,7 +31,12 @@ MAX_FRAME_BYTES = 16_777_216
 
 
 async def dial(
-    url: str, credential: Tokens | Ticket, subprotocol: Subprotocol, nonce: bytes, origin: str | None
+    url: str,
+    credential: Tokens | Ticket,
+    subprotocol: Subprotocol,
+    nonce: bytes,
+    origin: str | None,
+    tls: ssl.SSLContext | None,
 ) -> ClientConnection:
     """Open a WebSocket.
 
@@ -40,6 +46,7 @@ async def dial(
         subprotocol: The one to offer.
         nonce: The client's nonce; empty on an unsigned connection.
         origin: The `Origin` header, or None.
+        tls: What certificates count; the system's where None.
 
     Raises:
         UpgradeRefusedError: The gateway answered with an HTTP status.
@@ -65,6 +72,7 @@ async def dial(
             open_timeout=OPEN_TIMEOUT_S,
             close_timeout=CLOSE_TIMEOUT_S,
             proxy=None if is_loopback(base) else True,
+            ssl=(tls or True) if base.startswith("https:") else None,
         )
     except InvalidStatus as refused:
         wait_s = retry_after(refused.response.headers.get("Retry-After"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
 
 from gateway.core.errors import GatewayError
 
@@ -91,6 +92,10 @@ def network_reason(wrong: BaseException) -> str:
     """Say in a few words why the network failed, from the system's own error where libraries have wrapped it."""
     cause: BaseException | None = wrong
     while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"certificate verify failed: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"tls failed: {cause.reason}".lower().replace("_", " ")
         if isinstance(cause, socket.gaierror):
             return str(cause.strerror).lower()
         if isinstance(cause, OSError) and cause.errno:

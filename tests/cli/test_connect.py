@@ -5,7 +5,8 @@ import json
 import os
 import pty
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,17 +205,28 @@ class Terminal:
         os.close(self.slave)
 
 
-async def test_person_at_a_terminal_is_asked_completes_lines_and_leaves_with_0(
-    gateway: RunningGateway, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def at_a_terminal(*arguments: str, cwd: Path) -> AsyncIterator[tuple[Terminal, asyncio.subprocess.Process]]:
     terminal = Terminal()
     process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "connect", gateway.url, "--user", "alice",
-        cwd=tmp_path,
-        env=clean_environment(TERM="xterm", XDG_STATE_HOME=str(tmp_path / "state")),
+        *PROGRAM, *arguments,
+        cwd=cwd,
+        env=clean_environment(TERM="xterm", XDG_STATE_HOME=str(cwd / "state")),
         stdin=terminal.slave, stdout=terminal.slave, stderr=terminal.slave, start_new_session=True,
     )  # fmt: skip
     try:
+        yield terminal, process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        terminal.close()
+
+
+async def test_person_at_a_terminal_is_asked_completes_lines_and_leaves_with_0(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    async with at_a_terminal("connect", gateway.url, "--user", "alice", cwd=tmp_path) as (terminal, process):
         await terminal.until("Password of alice: ")
         terminal.type(password("alice") + "\n")
         await terminal.until("Ctrl-D leaves")
@@ -235,14 +247,21 @@ async def test_person_at_a_terminal_is_asked_completes_lines_and_leaves_with_0(
         terminal.type("\x04")
         async with asyncio.timeout(WAIT_S):
             assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-        terminal.close()
     assert password("alice") not in terminal.all
     history = tmp_path / "state" / "portcullis" / "connect-history"
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     assert f"+unsubscribe {ROOM}" in history.read_text()
+
+
+async def test_prompt_ends_with_the_session_and_says_why(gateway: RunningGateway, tmp_path: Path) -> None:
+    async with at_a_terminal("connect", gateway.url, "--user", "alice", cwd=tmp_path) as (terminal, process):
+        await terminal.until("Password of alice: ")
+        terminal.type(password("alice") + "\n")
+        await terminal.until(PROMPT)
+        await gateway.gateway.identity.accounts.disable("alice")
+        await terminal.until("closed with 1008 session_revoked: the account was disabled")
+        async with asyncio.timeout(WAIT_S):
+            assert await process.wait() == 1
 
 
 def test_history_stands_among_the_users_state(monkeypatch: pytest.MonkeyPatch) -> None:

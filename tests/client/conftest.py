@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,12 +18,14 @@ from websockets.asyncio.server import Server, serve
 @pytest.fixture
 def scripted() -> Callable[..., Any]:
     @asynccontextmanager
-    async def start(*scripts: Script, **settings: object) -> AsyncIterator[ScriptedGateway]:
+    async def start(
+        *scripts: Script, tls: ssl.SSLContext | None = None, **settings: object
+    ) -> AsyncIterator[ScriptedGateway]:
         gateway = ScriptedGateway(list(scripts), **settings)  # type: ignore[arg-type]  # as the test says
         server: Server = await serve(
-            gateway.play, "127.0.0.1", 0, process_request=gateway.process, select_subprotocol=gateway.select
+            gateway.play, "127.0.0.1", 0, process_request=gateway.process, select_subprotocol=gateway.select, ssl=tls
         )
-        gateway.url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        gateway.url = f"{'https' if tls else 'http'}://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         try:
             yield gateway
         finally:

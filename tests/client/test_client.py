@@ -6,9 +6,11 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import certified
 from scripted_gateway import SIGNING_KEY, Peer, Script, until_closed
 
 from gateway.client import (
@@ -299,6 +301,19 @@ async def test_refused_upgrade_tells_its_status(scripted: Start, status: HTTPSta
 async def test_nobody_there_is_told_in_a_sentence(unused_tcp_port: int) -> None:
     with pytest.raises(UnreachableError, match="connection refused"):
         await client(f"http://127.0.0.1:{unused_tcp_port}").__aenter__()
+
+
+async def test_certificates_are_checked_against_the_authority_that_was_named(scripted: Start, tmp_path: Path) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        await until_closed(peer)
+
+    server, trusting = certified(tmp_path)
+    async with scripted(script, tls=server) as gateway:
+        async with client(gateway.url, tls=trusting) as connected:
+            assert connected.welcome.subject == "alice"
+        with pytest.raises(UnreachableError, match="certificate verify failed"):
+            await client(gateway.url).__aenter__()
 
 
 def test_representations_hold_no_secret() -> None:
