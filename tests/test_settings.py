@@ -413,6 +413,24 @@ def test_data_directory_of_another_user_is_refused(tmp_path: Path) -> None:
         assert line.startswith(f"GATEWAY_DATA_DIR: `{tmp_path}/.gateway` belongs to another user; name a directory")
 
 
+def test_open_directory_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    shared = tmp_path / "lib"
+    shared.mkdir(mode=0o755)
+    shared.chmod(0o755)
+    (shared / "somebody-elses").write_text("")
+    (line,) = findings(production(DATA_DIR=str(shared)))
+    assert "is open to others and holds other things; name a new directory, or set its mode to 0700" in line
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+    shared.chmod(0o700)
+    load_settings(production(DATA_DIR=str(shared)))
+
+
+def test_empty_open_directory_is_taken_and_closed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o777)
+    load_settings(production(DATA_DIR=str(tmp_path / "data")))
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
 def test_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (line,) = findings(production(DATA_DIR=str(tmp_path / "file" / "x")))

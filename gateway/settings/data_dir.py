@@ -13,6 +13,7 @@ from pathlib import Path
 
 SECRET_NAME = "secret-key"  # noqa: S105 - the name of a file
 ADDRESS_NAME = "address"
+DATABASE_NAME = "gateway.db"
 SECRET_BYTES = 48
 _MAX_ADDRESS_BYTES = 512
 
@@ -20,14 +21,15 @@ _MAX_ADDRESS_BYTES = 512
 def claim_data_dir(path: Path) -> None:
     """Make the directory, or take one that stands, as its owner's alone.
 
-    A looser mode is mended where the directory is ours. One that belongs to somebody else is refused, since its owner could
-    put other keys and users in our place.
+    A looser mode is mended where the directory is empty or the gateway's already, and refused where it is not: a slip such as
+    `/var/lib` must not be closed to everybody else. A directory of somebody else is refused, since its owner could put other keys
+    and users in our place.
 
     Args:
         path: The directory.
 
     Raises:
-        PermissionError: It belongs to another user, or its mode cannot be mended.
+        PermissionError: It belongs to another user, or others may look into it and it holds other things.
         OSError: It cannot be made, or is no directory.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -35,7 +37,16 @@ def claim_data_dir(path: Path) -> None:
     if found.st_uid != os.geteuid():
         raise PermissionError("belongs to another user; name a directory of your own, or a new one within it")
     if stat.S_IMODE(found.st_mode) & 0o077:
+        if not _is_ours(path):
+            raise PermissionError(
+                "is open to others and holds other things; name a new directory, or set its mode to 0700"
+            )
         path.chmod(0o700)
+
+
+def _is_ours(path: Path) -> bool:
+    names = {entry.name for entry in path.iterdir()}
+    return not names or bool(names & {SECRET_NAME, ADDRESS_NAME, DATABASE_NAME})
 
 
 def keep_private(path: Path, text: str) -> None:

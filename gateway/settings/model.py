@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from gateway.settings import values
+from gateway.settings.data_dir import DATABASE_NAME
 
-DATABASE_NAME = "gateway.db"
 MASK = "**********"
 
 _YEARS_10_S = 315_360_000

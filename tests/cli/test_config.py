@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,12 @@ def test_commands_in_a_development_folder_act_on_it(capsys: pytest.CaptureFixtur
     load_settings({}, development=True)
     assert run(["config", "check"]) == 0
     assert "development" in capsys.readouterr().out
+
+
+def test_page_shows_what_check_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    command, shown = re.findall(r"```console\n\$ (.*?) gateway config check\n(.*?)```", page, re.DOTALL)[0]
+    for assignment in command.split():
+        monkeypatch.setenv(*assignment.split("="))
+    assert run(["config", "check"]) == 1
+    assert capsys.readouterr().err == shown
