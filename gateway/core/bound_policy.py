@@ -139,7 +139,8 @@ class BoundRules:
         except ConditionError as error:
             return rule.denial(Reason.ERROR, ErrorCode.PERMISSION_DENIED, str(error))
         if candidates:
-            return self._oblige(candidates, ask)
+            free = next((rule for rule in candidates if not rule.obliges), None)
+            return self._oblige(candidates, ask) if free is None else free.granted
         if failed is not None:
             return failed.denial(Reason.CONDITION, ErrorCode.PERMISSION_DENIED, "the condition does not hold")
         return DEFAULT_DENY

@@ -8,6 +8,7 @@ from policy_texts import ALICE, NOW, SIGNED, UNSIGNED, decide, policy
 from gateway.core.bound_policy import CacheLimits
 from gateway.core.decision import ChannelOptions, Decision, Effect, Permission, Reason
 from gateway.core.errors import ErrorCode
+from gateway.core.patterns import parse_action_pattern, parse_channel_pattern, written_action, written_channel
 from gateway.core.policy_document import Rate
 from gateway.core.principal import Principal
 from gateway.core.rules import RateTable
@@ -461,6 +462,22 @@ def test_of_two_allows_the_one_with_fewer_unmet_obligations_counts() -> None:
     assert decide(compiled, "better", over=UNSIGNED) == needs_signature("policy.yaml:22")
 
 
+def test_an_allow_that_obliges_to_nothing_is_named_before_one_that_does() -> None:
+    compiled = policy(
+        """\
+        roles:
+          member:
+            allow:
+              - {actions: [x], signed: true}
+              - {actions: [x], when: data.a}
+              - {actions: [x], when: data.b, rate: {per_s: 1}}
+        """
+    )
+    assert decide(compiled, "x", data={"a": True, "b": True}, over=SIGNED) == allowed("policy.yaml:5")
+    assert decide(compiled, "x", data={"a": False, "b": True}, over=SIGNED) == allowed("policy.yaml:4")
+    assert decide(compiled, "x", data={"a": False, "b": True}, over=UNSIGNED) == allowed("policy.yaml:6")
+
+
 def test_of_one_unmet_obligation_each_rate_comes_before_signed() -> None:
     compiled = policy(OBLIGATIONS)
     assert decide(compiled, "either", over=UNSIGNED).allowed
@@ -641,6 +658,19 @@ def test_of_the_entries_for_a_channel_the_first_in_file_name_order_counts() -> N
     assert compiled.channel_options("room:acme:1") == ChannelOptions(0, 0.0, presence=True)
     assert compiled.channel_options("user:1") == ChannelOptions()
     assert compiled.channel_options("other") == ChannelOptions()
+
+
+def test_the_entries_of_channels_can_be_listed_as_they_were_written() -> None:
+    compiled = policy("channels: [{match: 'room:*:**', presence: true}, {match: x, history: {messages: 1}}]")
+    assert compiled.channel_patterns() == [
+        ("room:*:**", ChannelOptions(0, 0.0, presence=True)),
+        ("x", ChannelOptions(1, 3600.0, presence=False)),
+    ]
+
+
+def test_patterns_are_written_as_they_were_read() -> None:
+    assert written_action(parse_action_pattern("a.*.**")) == "a.*.**"
+    assert written_channel(parse_channel_pattern("a:{tenant}:**")) == "a:{tenant}:**"
 
 
 def test_the_policy_tells_its_version_roles_and_routes() -> None:

@@ -136,11 +136,12 @@ class Model:
                     unmet.append("rate")
             if rule.get("signed") and not signed:
                 unmet.append("signed")
-            # Fewest unmet; of one each, rate before signed; then what costs no token; then the order of the policy.
-            ranked.append((len(unmet), unmet != ["rate"] and bool(unmet), "rate" in rule, number, unmet))
-        _, _, rated, number, unmet = min(ranked)
+            # Fewest unmet; of one each, rate before signed; then what obliges to least; then the order of the policy.
+            obliges = 2 * ("rate" in rule) + rule.get("signed", False) * ("rate" not in rule)
+            ranked.append((len(unmet), unmet != ["rate"] and bool(unmet), obliges, number, unmet))
+        _, _, obliges, number, unmet = min(ranked)
         if not unmet:
-            if rated:
+            if obliges == 2:
                 self.tokens[number, by.tenant, by.subject] -= 1
             return ("allow", "rule", number, None)
         code = ErrorCode.SIGNATURE_REQUIRED if "signed" in unmet else ErrorCode.RATE_LIMITED
