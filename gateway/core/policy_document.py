@@ -218,7 +218,10 @@ class _DocumentReader:
                 role.description = text(found["description"], "`description`")
         with self._noting():
             if "inherits" in found:
-                role.inherits = tuple((parent.value, parent.line) for parent in texts(found["inherits"], "`inherits`"))
+                parents = [
+                    text_scalar(node, "an entry of `inherits`") for node in nodes(found["inherits"], "`inherits`")
+                ]
+                role.inherits = tuple((parent.value, parent.line) for parent in parents)
         for member, effect in (("allow", Effect.ALLOW), ("deny", Effect.DENY)):
             with self._noting():
                 for entry in nodes(found[member], f"`{member}`") if member in found else ():

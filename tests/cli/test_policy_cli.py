@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
-from program import gateway
 
 from gateway.cli.app import run
 from gateway.settings import shipped_policy_dir
@@ -45,6 +45,8 @@ routes:
 
 ORDER = "data.amount <= 1000 && principal.claims.desk == 'fx'"
 HOME = "connection.ip == '192.0.2.7' && connection.origin == 'https://app.example'"
+
+SECRET = "k9QvX2mT7bLr4WzN8pYc3HsJ6dGf5AeU"
 
 Capture = pytest.CaptureFixture[str]
 
@@ -297,38 +299,43 @@ def test_explain_exits_2_on_a_refused_policy_for_that_is_no_deny(policies: Path,
     assert capsys.readouterr().err.startswith("gateway: the policy is refused: ")
 
 
-def test_explain_with_a_subject_alone_takes_the_stored_account(policies: Path) -> None:
-    environ = {
-        "GATEWAY_SECRET_KEY": "k9QvX2mT7bLr4WzN8pYc3HsJ6dGf5AeU",
-        "GATEWAY_DATA_DIR": str(policies.parent / "data"),
-        "GATEWAY_POLICY_DIR": str(policies),
-    }
-    added = gateway(
-        "users", "add", "alice", "--role", "member", "--tenant", "acme", "--claim", "desk=fx", "--password-stdin",
-        cwd=policies.parent, stdin="correct horse battery", environ=environ,
-    )  # fmt: skip
-    assert added.returncode == 0, added.stderr
+def test_explain_with_a_subject_alone_takes_the_stored_account(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    for name, value in {"SECRET_KEY": SECRET, "DATA_DIR": policies.parent / "data", "POLICY_DIR": policies}.items():
+        monkeypatch.setenv(f"GATEWAY_{name}", str(value))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"correct horse battery\n")))
+    account = ("--role", "member", "--tenant", "acme", "--claim", "desk=fx", "--password-stdin")
+    assert run(["users", "add", "alice", *account]) == 0
+    capsys.readouterr()
     question = ("policy", "explain", "--subject", "alice", "--json", "--action", "channel.publish", "--channel")
-    told = gateway(*question, "room:acme:1", cwd=policies.parent, environ=environ)
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout)["principal"] == {
+    assert run([*question, "room:acme:1"]) == 0
+    assert json.loads(capsys.readouterr().out)["principal"] == {
         "subject": "alice",
         "tenant": "acme",
         "roles": ["member"],
         "claims": {"desk": "fx"},
     }
-    assert gateway(*question, "room:globex:1", cwd=policies.parent, environ=environ).returncode == 1
-    gateway("users", "disable", "alice", cwd=policies.parent, environ=environ)
-    told = gateway(*question, "room:acme:1", cwd=policies.parent, environ=environ)
-    assert told.returncode == 0
-    assert told.stderr == "`alice` is disabled, so it cannot connect; this is what its roles say\n"
+    assert run([*question, "room:globex:1"]) == 1
+    assert run(["users", "disable", "alice"]) == 0
+    capsys.readouterr()
+    assert run([*question, "room:acme:1"]) == 0
+    assert capsys.readouterr().err == "`alice` is disabled, so it cannot connect; this is what its roles say\n"
+
+
+def test_explain_exits_2_where_there_is_no_such_account(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("GATEWAY_POLICY_DIR", str(policies))
+    monkeypatch.setenv("GATEWAY_DATA_DIR", str(policies.parent / "data"))
+    monkeypatch.delenv("GATEWAY_SECRET_KEY", raising=False)
     question = ("policy", "explain", "--subject", "bob", "--action", "ping")
-    told = gateway(*question, cwd=policies.parent, environ=environ)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == "gateway: no account `bob`; give `--role` to ask for an imagined one\n"
-    told = gateway(*question, cwd=policies.parent, environ={"GATEWAY_POLICY_DIR": str(policies)})
-    assert told.returncode == 2
-    assert told.stderr.startswith("gateway: the account cannot be looked up: GATEWAY_SECRET_KEY: ")
+    assert run(question) == 2
+    assert capsys.readouterr().err.startswith("gateway: the account cannot be looked up: GATEWAY_SECRET_KEY: ")
+    monkeypatch.setenv("GATEWAY_SECRET_KEY", SECRET)
+    assert run(question) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "gateway: no account `bob`; give `--role` to ask for an imagined one\n")
 
 
 # ------------------------------------------------------------------------------------------------ show

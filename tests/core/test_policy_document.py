@@ -78,6 +78,10 @@ def test_what_is_left_out_has_a_default() -> None:
     assert text.routes[0].timeout_s == 5.0
 
 
+def test_a_role_may_inherit_from_none_and_have_no_rules() -> None:
+    assert policy("roles: {a: {inherits: [], allow: [], deny: []}}").rules_of("a") == ()
+
+
 def test_a_file_of_nothing_but_comments_adds_nothing() -> None:
     assert policy("# later\n", "roles: {member: {}}").roles == {"member"}
 
@@ -98,7 +102,7 @@ def test_a_file_of_nothing_but_comments_adds_nothing() -> None:
         ("roles:\n  member: {}\n  member: {}", "policy.yaml:3: duplicate key `member` in `roles`"),
         ("roles:\n  a:\n    alow: []", "policy.yaml:3: unknown member `alow` in role `a`; known are description,"),
         ("roles:\n  a:\n    description: 5", "policy.yaml:3: `description` must be a string"),
-        ("roles:\n  a:\n    inherits: []", "policy.yaml:3: `inherits` must not be empty"),
+        ("roles:\n  a:\n    inherits: [[]]", "policy.yaml:3: an entry of `inherits` must be a string"),
         ("roles:\n  a:\n    inherits: b", "policy.yaml:3: `inherits` must be a list"),
         ("roles:\n  a:\n    inherits: [1]", "policy.yaml:3: an entry of `inherits` must be a string"),
         ("roles:\n  a:\n    inherits:\n      - b", "policy.yaml:4: role `a` inherits unknown role `b`"),
