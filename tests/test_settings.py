@@ -21,7 +21,7 @@ from gateway.settings import (
     read_settings,
     shipped_policy_dir,
 )
-from gateway.settings.data_dir import remember_address
+from gateway.settings.data_dir import remember_address, remembered_address
 from gateway.settings.loading import bounds, is_secret, variable
 
 SECRET = "k9QvX2mT7bLr4WzN8pYc3HsJ6dGf5AeU"
@@ -484,6 +484,9 @@ def test_commands_in_a_development_folder_find_its_secret_and_its_address(tmp_pa
     assert load_settings({}, development=True).public_url == "http://127.0.0.1:9000"
     assert load_settings({}, development=True, address=("127.0.0.1", 8000)).public_url == "http://127.0.0.1:8000"
     assert load_settings(production()).public_url == "http://127.0.0.1:8000"
+    (tmp_path / ".gateway").chmod(0o755)
+    assert remembered_address(tmp_path / ".gateway") is None
+    assert remembered_address(tmp_path / "nowhere") is None
 
 
 # ---------------------------------------------------------------------------------------------- documentation

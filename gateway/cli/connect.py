@@ -120,8 +120,11 @@ async def _sit(gateway: GatewayClient, sitting: Sitting, manner: Manner) -> None
 
 
 def _address(url: str | None) -> str:
+    remembered = remembered_address(data_directory(os.environ))
+    if remembered is not None and not is_loopback(remembered):
+        remembered = None  # a directory that came from elsewhere must not choose who gets the password
     try:
-        return http_url(url or remembered_address(data_directory(os.environ)) or DEFAULT_URL)
+        return http_url(url or remembered or DEFAULT_URL)
     except ValueError as wrong:
         raise CommandFailure(f"{wrong}; give one such as `{DEFAULT_URL}`", USAGE) from None
 

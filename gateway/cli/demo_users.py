@@ -5,13 +5,12 @@ Owns the file. Refuses to own the accounts: see `gateway.runtime.development_use
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from gateway.settings.data_dir import keep_private
+from gateway.settings.data_dir import is_private, keep_private
 
 FILE_NAME = "demo-users.json"
 _MAX_BYTES = 65_536
@@ -21,7 +20,7 @@ def read_demo_users(data_dir: Path) -> dict[str, str]:
     """Give name and password of each demo user; none where there is no such file, or anybody else could have written it."""
     path = data_dir / FILE_NAME
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o022:
+        if not is_private(path):
             return {}
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(_MAX_BYTES), type=dict[str, str])

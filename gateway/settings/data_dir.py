@@ -49,6 +49,16 @@ def _is_ours(path: Path) -> bool:
     return not names or bool(names & {SECRET_NAME, ADDRESS_NAME, DATABASE_NAME})
 
 
+def is_private(path: Path) -> bool:
+    """Tell whether a file or directory is of this user, and of nobody else's reading or writing.
+
+    Raises:
+        OSError: There is none.
+    """
+    found = path.stat()
+    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
 def keep_private(path: Path, text: str) -> None:
     """Write a file that only its owner reads, whole or not at all."""
     waiting = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -79,8 +89,10 @@ def remember_address(data_dir: Path, public_url: str) -> None:
 
 
 def remembered_address(data_dir: Path) -> str | None:
-    """Give the address that development mode served last in this directory."""
+    """Give the address that development mode served last in this directory; None where others could have written it."""
     try:
+        if not is_private(data_dir):
+            return None
         with (data_dir / ADDRESS_NAME).open(encoding="utf-8") as file:
             return file.read(_MAX_ADDRESS_BYTES).strip() or None
     except (OSError, UnicodeDecodeError):

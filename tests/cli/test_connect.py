@@ -17,6 +17,7 @@ from running_gateway import RunningGateway, password
 from gateway.cli.app import run
 from gateway.cli.connect_input import history_path
 from gateway.cli.demo_users import keep_demo_users
+from gateway.settings.data_dir import remember_address
 
 Start = Callable[..., Any]
 ROOM = "room:acme:1"
@@ -145,6 +146,13 @@ async def test_demo_passwords_never_leave_for_another_machine(tmp_path: Path, pr
     done = await program("connect", "https://gateway.example", stdin="ping\n")
     assert done.returncode == 2
     assert done.stderr.startswith("gateway: who connects?")
+
+
+async def test_directory_that_came_from_elsewhere_chooses_no_address(tmp_path: Path, program: Start) -> None:
+    (tmp_path / ".gateway").mkdir(mode=0o700)
+    remember_address(tmp_path / ".gateway", "https://evil.invalid")
+    done = await program("connect", "--user", "alice", "--password-stdin", stdin="the password\n")
+    assert "evil" not in done.stderr
 
 
 async def test_nobody_there_is_one_line(program: Start, unused_tcp_port: int) -> None:
