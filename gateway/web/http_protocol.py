@@ -320,6 +320,8 @@ class GatewayHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with what has waited for this response."""
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._held = b""
         if self._refused is not None and not self.pipeline and self._unanswered() is None:
             refused, self._refused = self._refused, None
             self._unset_keepalive_if_required()

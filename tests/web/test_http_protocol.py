@@ -301,6 +301,15 @@ async def test_requests_in_one_segment_are_answered_in_order() -> None:
         assert [(await ok(raw))["body"] for _ in range(100)] == [f"{n:03d}" for n in range(100)]
 
 
+async def test_nothing_behind_the_last_request_is_carried_out() -> None:
+    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    async with serving(routers=[echo_router()]) as served, await served.raw() as raw:
+        raw.send(GET * 10, last, GET * 100)
+        for _ in range(11):
+            await ok(raw)
+        assert await raw.rest() == b""
+
+
 async def test_client_that_asks_and_says_no_more_gets_its_answer() -> None:
     release = asyncio.Event()
     async with serving(routers=[echo_router(release)]) as served, await served.raw() as raw:
