@@ -16,7 +16,7 @@ from gateway.runtime.accounts import ClientSecret
 
 app = typer.Typer(help="Add, list, change and delete service accounts.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The client.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The client.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

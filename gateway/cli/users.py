@@ -15,7 +15,7 @@ from gateway.core.accounts import Account, AccountKind
 
 app = typer.Typer(help="Add, list, change and delete users.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The user.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The user.", show_default=False)]
 Roles = Annotated[
     list[str] | None, typer.Option("--role", metavar="ROLE", help="A role of the policy; may be repeated.")
 ]

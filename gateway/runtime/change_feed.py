@@ -31,6 +31,7 @@ class PolledChangeFeed:
         tokens: Whose keys are read again after a rotation.
         clock: Tells the time in Unix seconds.
         log: Where outages are told.
+        prune_s: Seconds between two clearings of what has ended.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class PolledChangeFeed:
         tokens: Tokens,
         clock: Callable[[], float],
         log: Log,
+        prune_s: float = PRUNE_S,
     ) -> None:
         self._changes = changes
         self._directory = directory
         self._tokens = tokens
         self._clock = clock
         self._log = log
+        self._prune_s = prune_s
         self._floor: int | None = None
         self._seen: dict[int, float] = {}
         self._reachable = True
@@ -99,7 +102,7 @@ class PolledChangeFeed:
 
     async def _clear_up(self) -> None:
         while True:
-            await asyncio.sleep(PRUNE_S)
+            await asyncio.sleep(self._prune_s)
             try:
                 await self._changes.prune(self._clock())
                 await self._directory.load(self._clock())

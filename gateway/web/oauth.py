@@ -31,7 +31,7 @@ from gateway.runtime.token_endpoint import TokenEndpoint
 
 REALM = "gateway"
 JWKS_MAX_AGE_S = 300
-_UNAVAILABLE_RETRY_S = 5
+_UNAVAILABLE_RETRY_S = 5.0
 
 _NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 # RFC 6749 section 5.2 and RFC 6750 section 3: no quote, no backslash, nothing beyond ASCII.
@@ -98,7 +98,9 @@ async def _token(services: OAuthServices, request: Request) -> Response:
     except OAuthError as error:
         return _refusal(error)
     except StateUnavailableError:
-        return _unavailable()
+        unavailable = _unavailable()
+        services.endpoint.refused(unavailable, address, form.get("grant_type"))
+        return _refusal(unavailable)
     return _json(200, _answer(answer), _NOT_STORED)
 
 
@@ -114,7 +116,7 @@ async def _ticket(services: OAuthServices, request: Request) -> Response:
     except HandshakeRefusedError as refused:
         return _challenge(401, "invalid_token", _BAD_TOKENS.get(refused.refusal, "the access token is invalid"))
     except StateUnavailableError:
-        return _unavailable()
+        return _refusal(_unavailable())
     return _json(200, {"ticket": ticket.ticket, "expires_in": ticket.expires_in}, _NOT_STORED)
 
 
@@ -175,12 +177,9 @@ def _challenge(status: int, error: str | None, description: str) -> Response:
     return _json(status, body, {**_NOT_STORED, "WWW-Authenticate": challenge})
 
 
-def _unavailable() -> Response:
-    body = {
-        "error": OAuthErrorCode.TEMPORARILY_UNAVAILABLE.value,
-        "error_description": "the state of accounts cannot be read now",
-    }
-    return _json(503, body, {**_NOT_STORED, "Retry-After": str(_UNAVAILABLE_RETRY_S)})
+def _unavailable() -> OAuthError:
+    description = "the state of accounts cannot be read now"
+    return OAuthError(OAuthErrorCode.TEMPORARILY_UNAVAILABLE, description, _UNAVAILABLE_RETRY_S)
 
 
 def _json(status: int, body: object, headers: dict[str, str]) -> Response:

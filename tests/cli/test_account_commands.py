@@ -190,7 +190,7 @@ def test_a_user_that_cannot_be_is_refused(call: Call, arguments: tuple[str, ...]
             ("users", "set-roles", "alice", "--role", "member", "--no-roles"),
             "give `--role` once or more, or `--no-roles`",
         ),
-        (("users", "add"), "missing argument `name`; see `gateway users add --help`"),
+        (("users", "add"), "missing argument `NAME`; see `gateway users add --help`"),
         (("users", "promote"), "no such command `promote`; see `gateway users --help`"),
         (("token", "issue"), "missing option `--subject`; see `gateway token issue --help`"),
     ],

@@ -404,6 +404,38 @@ async def test_rotated_keys_are_read_again_before_anybody_is_told(kit: Kit) -> N
     assert told == [(change(ChangeKind.KEYS), False)]
 
 
+class PrunedTable(ChangesThatComeAndGo):
+    """Tells when it is cleared up; is away the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pruned: asyncio.Queue[float] = asyncio.Queue()
+
+    async def prune(self, now: float) -> None:
+        self.pruned.put_nowait(now)
+        if self.pruned.qsize() == 1:
+            raise StateUnavailableError("away")
+
+
+async def test_what_has_ended_is_cleared_up_again_and_again(kit: Kit) -> None:
+    table = PrunedTable()
+    accounts = directory(OneAccount(), NoRevocations(), Ticking())
+    feed = PolledChangeFeed(table, accounts, kit.identity.tokens, kit.clock, RecordedLog(), prune_s=0.001)
+    running = asyncio.create_task(feed.run(lambda _change: None))
+    async with asyncio.timeout(10):
+        assert [await table.pruned.get() for _ in range(3)] == [kit.clock.now] * 3
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_burst_of_more_changes_than_one_reading_takes_is_told_whole(kit: Kit) -> None:
+    await heard(kit)
+    row = {"kind": "roles", "subject": "bob", "key": "", "issuer": "", "roles": [], "at": kit.clock.now}
+    async with kit.identity.database.write() as connection:
+        await connection.execute(CHANGES.insert(), [row] * 1500)
+    assert [len(await heard(kit)) for _ in range(3)] == [1000, 500, 0]
+
+
 async def test_every_revocation_is_found_in_the_table_by_issuer_and_key(kit: Kit) -> None:
     revocations = DatabaseRevocations(kit.identity.database)
     now = kit.clock.now

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 from identity_kit import ACCESS_TTL_S, ISSUER, PASSWORD, REFRESH_TTL_S, Kit, served
+from passlib.hash import bcrypt
 
-from gateway.core.accounts import AccountKind
+from gateway.adapters.account_store import DatabaseAccounts
+from gateway.adapters.passwords import MAX_QUEUED
+from gateway.core.accounts import Account, AccountKind
 
 FORM = "application/x-www-form-urlencoded"
 WRONG_LOGIN = {"error": "invalid_grant", "error_description": "the name or the password is wrong"}
@@ -457,6 +462,52 @@ async def test_whatever_ends_the_tokens_of_an_account_ends_its_families(kit: Kit
     assert refused(await kit.refresh(token)) == (400, "invalid_grant")
     await kit.add("alice")
     assert refused(await kit.refresh(token)) == (400, "invalid_grant")
+
+
+# ---------------------------------------------------------------------------------------------- what is not there
+
+
+async def test_a_full_hashing_queue_is_503_with_retry_after(kit: Kit) -> None:
+    room = kit.identity.accounts._passwords._room  # type: ignore[attr-defined]
+    taken = 0
+    while room.acquire(blocking=False):
+        taken += 1
+    assert taken > MAX_QUEUED
+    answer = await kit.login()
+    assert refused(answer) == (503, "temporarily_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert kit.metrics.failures == [("password", "temporarily_unavailable")]
+    room.release()
+    assert (await kit.login()).status_code == 200
+    assert (await kit.login()).status_code == 200, "what was refused for want of room was not counted"
+
+
+async def test_a_database_that_is_away_is_503_with_retry_after(kit: Kit, tmp_path: Path) -> None:
+    body = (await kit.login()).json()
+    with contextlib.closing(sqlite3.connect(tmp_path / "gateway.db")) as other:
+        other.execute("ALTER TABLE accounts RENAME TO elsewhere")
+    for answer in (
+        await kit.login(),
+        await kit.refresh(body["refresh_token"]),
+        await kit.http.post("/ws/ticket", headers={"authorization": f"Bearer {body['access_token']}"}),
+    ):
+        assert refused(answer) == (503, "temporarily_unavailable")
+        assert answer.headers["retry-after"] == "5"
+    assert kit.metrics.failures[-1] == ("refresh_token", "temporarily_unavailable")
+
+
+async def test_a_password_that_was_hashed_otherwise_is_hashed_anew_at_the_login(kit: Kit) -> None:
+    imported = bcrypt.using(rounds=4).hash(PASSWORD)
+    account = Account("imported", AccountKind.USER, "g1", password_hash=imported)
+    store = DatabaseAccounts(kit.identity.database)
+    assert await store.add(account)
+    assert refused(await kit.login("imported", "a wrong password")) == (400, "invalid_grant")
+    assert (await store.find("imported")) == account
+    assert (await kit.login("imported")).status_code == 200
+    rehashed = await store.find("imported")
+    assert rehashed is not None
+    assert str(rehashed.password_hash).startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert (await kit.login("imported")).status_code == 200
 
 
 # ---------------------------------------------------------------------------------------------- keys
