@@ -393,7 +393,8 @@ class Node:
             case ChangeKind.ROLES:
                 return self._of_subject(change.subject)
             case ChangeKind.SUBJECT_ENDED:
-                return [c for c in self._of_subject(change.subject) if c.principal.token.issued_at <= change.at]
+                # By the verifier, which has heard of it first, and not by times: clocks of nodes differ, `iat` has whole seconds.
+                return [c for c in self._of_subject(change.subject) if self.verifier.is_revoked(c.principal)]
             case ChangeKind.TOKEN_REVOKED:
                 named = (change.issuer, change.key)
                 return [c for c in self.connections() if (c.principal.token.issuer, c.principal.token.jti) == named]
