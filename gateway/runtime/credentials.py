@@ -117,13 +117,20 @@ class AccountCredentials:
 
     async def _principal(self, claims: AccessClaims, own: Mapping[str, object], now: float) -> Principal:
         check_claims(claims, self._issuer, self._audience, now)
-        account = await self._directory.find(claims.sub)
-        if account is None:
-            raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "the account has been deleted", claims.sub)
-        principal = principal_of(claims, own, account)
+        principal = await self._of_account(claims, own)
         if await self._directory.is_revoked(identity_of(claims)):
             raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "revoked before it ended", claims.sub)
         return principal
+
+    async def _of_account(self, claims: AccessClaims, own: Mapping[str, object]) -> Principal:
+        known = self._directory.known(claims.sub)
+        if known is not None and known.generation == claims.gen:
+            return principal_of(claims, own, known)
+        # Unknown here, or known otherwise: the token may be newer than the news of its account, as after a new password.
+        account = await self._directory.find(claims.sub)
+        if account is None:
+            raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "the account has been deleted", claims.sub)
+        return principal_of(claims, own, account)
 
 
 def _stored(proven: ProvenToken, origin: str | None, now: float) -> StoredTicket:

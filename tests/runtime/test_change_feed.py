@@ -292,18 +292,31 @@ def change(kind: ChangeKind, **fields: str) -> Change:
     return Change(kind, **fields)  # type: ignore[arg-type]
 
 
-async def test_an_account_is_asked_for_once_while_the_feed_is_heard(kit: Kit) -> None:
-    del kit
+async def test_an_account_is_known_without_asking_while_the_feed_is_heard() -> None:
     store, clock = OneAccount(), Ticking()
     accounts = directory(store, NoRevocations(), clock)
-    accounts.believe(clock.now)
-    found = [await accounts.find("alice") for _ in range(3)]
-    assert store.asked == 1
-    assert found[2] is not None
-    assert found[2].password_hash is None, "a cache needs no hashes"
-    clock.now += 1.01
     await accounts.find("alice")
-    assert store.asked == 2, "a feed that has not been heard for a second is not believed"
+    assert accounts.known("alice") is None, "without a feed nothing is kept"
+    accounts.believe(clock.now)
+    await accounts.find("alice")
+    known = accounts.known("alice")
+    assert known is not None
+    assert known.password_hash is None, "a cache needs no hashes"
+    clock.now += 1.01
+    assert accounts.known("alice") is None, "a feed that has not been heard for a second is not believed"
+
+
+async def test_a_token_that_is_newer_than_the_news_of_its_account_is_good(kit: Kit) -> None:
+    await heard(kit)
+    old = await token(kit)
+    await verify(kit, old)
+    await kit.identity.accounts.set_password("alice", "another good password")
+    fresh = await verify(kit, await token(kit))
+    assert not kit.identity.credentials.is_revoked(fresh.principal)
+    await heard(kit)
+    assert not kit.identity.credentials.is_revoked(fresh.principal)
+    with pytest.raises(HandshakeRefusedError):
+        await verify(kit, old)
 
 
 async def test_an_answer_that_a_change_has_overtaken_is_asked_for_again() -> None:
@@ -328,9 +341,7 @@ async def test_an_answer_that_is_always_overtaken_is_given_but_not_kept() -> Non
     accounts.believe(clock.now)
     store.between = lambda: accounts.hear(change(ChangeKind.ROLES, subject="bob"))
     assert await accounts.find("alice") is not None
-    asked = store.asked
-    await accounts.find("alice")
-    assert store.asked == 2 * asked
+    assert accounts.known("alice") is None
 
 
 async def test_revocations_are_asked_for_only_while_the_feed_is_not_heard() -> None:
