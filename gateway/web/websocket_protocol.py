@@ -279,11 +279,11 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.writable.is_set():
             await self.writable.wait()
         kind = message["type"]
+        if self.disconnected or self.transport.is_closing():
+            raise ClientDisconnected
         if kind == "websocket.send" and self.handshake_complete and self.conn.state is State.OPEN:
             self._send_message(message)
             return
-        if self.disconnected or self.transport.is_closing():
-            raise ClientDisconnected
         if self.handshake_complete and kind == "websocket.close" and self.conn.state is State.OPEN:
             self._send_close(message.get("code", 1000), message.get("reason") or "")
         elif self.handshake_complete:
@@ -389,7 +389,7 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         """Write what has been kept."""
         if self._corked is not None:
             frames, self._corked = self._corked, None
-            if frames:
+            if frames and not self.transport.is_closing():
                 self.transport.write(b"".join(frames))
 
     # ------------------------------------------------------------------------------------------ the end
