@@ -77,6 +77,9 @@ class Phase(enum.Enum):
     CLOSING = "closing"
     CLOSED = "closed"
 
+    # Members are singletons; the default would hash their name, in Python, twice for each command.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
@@ -219,6 +222,11 @@ class Session:
         bodies = batches.join(outbox, self._encoding) if self._batches and len(outbox) > 1 else outbox
         signer = self._signer
         return bodies if signer is None else [signer.sign(body) for body in bodies]
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Tell how much waits for `flush`."""
+        return sum(map(len, self._outbox))
 
     def welcome(self, server_nonce: str | None, now: float) -> bytes:
         """Give the payload of the first frame; before anything else goes out.
