@@ -7,6 +7,7 @@ begins a new epoch, so that no recovery is ever told complete when it is not.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -23,8 +24,9 @@ MAX_POSITIONS = 100_000
 SWEEP_S = 30.0
 """Seconds that a message may outlive its time in memory; no answer ever holds it."""
 
-_MESSAGE_OVERHEAD_BYTES = 256
-"""What a kept message takes beside its payload, about."""
+_MESSAGE_OVERHEAD_BYTES = 512
+"""What a kept message takes beside its payload, about; its payload is kept as JSON text, for the objects that `[[],[]]` stands
+for would take thirty times as much memory as is counted."""
 
 _FREED_PART = 16
 """A full store frees a sixteenth at once, so that finding the largest channel is paid once for many publications."""
@@ -33,9 +35,10 @@ _FREED_PART = 16
 class _Log:
     """One channel's history: an epoch, the last offset, and the messages that are still kept."""
 
-    __slots__ = ("bytes", "epoch", "messages", "offset", "ttl_s")
+    __slots__ = ("bytes", "epoch", "messages", "name", "offset", "ttl_s")
 
-    def __init__(self, epoch: str) -> None:
+    def __init__(self, name: str, epoch: str) -> None:
+        self.name = name
         self.epoch = epoch
         self.offset = 0
         self.ttl_s = 0.0
@@ -68,6 +71,9 @@ class MemoryBroker:
         self._deliver: Deliver | None = None
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._bytes = 0
+        # The epoch of channels that nothing was published to since anything was forgotten. One for all: to ask where a channel
+        # stands must leave nothing behind, or readers of made-up names would push the histories of others out.
+        self._untouched_epoch = _new_epoch()
         self._present: dict[str, dict[tuple[str, str], set[str]]] = {}
 
     @property
@@ -102,8 +108,9 @@ class MemoryBroker:
             log.offset += 1
             position = Position(log.offset, log.epoch)
             message = replace(message, offset=log.offset, epoch=log.epoch)
-            size = len(msgspec.json.encode(data)) + _MESSAGE_OVERHEAD_BYTES
-            log.append(message, size)
+            text = msgspec.json.encode(data)
+            size = len(text) + _MESSAGE_OVERHEAD_BYTES
+            log.append(replace(message, channel=log.name, data=msgspec.Raw(text)), size)
             log.ttl_s = options.history_ttl_s
             self._bytes += size
             self._trim(log, options)
@@ -126,8 +133,8 @@ class MemoryBroker:
         """Tell where the channel's history stands; None without history."""
         if not options.history_messages:
             return None
-        log = self._open(channel)
-        return Position(log.offset, log.epoch)
+        log = self._find(channel)
+        return Position(0, self._untouched_epoch) if log is None else Position(log.offset, log.epoch)
 
     async def history(
         self, channel: str, options: ChannelOptions, *, limit: int, after: int | None, before: int | None
@@ -135,7 +142,9 @@ class MemoryBroker:
         """Read at most `limit` messages, ascending; with `after` the oldest that fit, else the newest."""
         if not options.history_messages:
             return Page((), None)
-        log = self._open(channel)
+        log = self._find(channel)
+        if log is None:
+            return Page((), Position(0, self._untouched_epoch))
         self._trim(log, options)
         low = 0 if after is None else after
         high = log.offset + 1 if before is None else before
@@ -143,18 +152,23 @@ class MemoryBroker:
         chosen = found[:limit] if after is not None else found[-limit:]
         return Page(tuple(chosen), Position(log.offset, log.epoch))
 
-    def _open(self, channel: str) -> _Log:
+    def _find(self, channel: str) -> _Log | None:
         log = self._logs.get(channel)
+        if log is not None:
+            self._logs.move_to_end(channel)
+        return log
+
+    def _open(self, channel: str) -> _Log:
+        log = self._find(channel)
         if log is None:
-            log = self._logs[channel] = _Log(secrets.token_urlsafe(9))
+            log = self._logs[channel] = _Log(channel, self._untouched_epoch)
             if len(self._logs) > self._max_positions:
                 self._forget(next(iter(self._logs)))
-        else:
-            self._logs.move_to_end(channel)
         return log
 
     def _forget(self, channel: str) -> None:
         self._bytes -= self._logs.pop(channel).bytes
+        self._untouched_epoch = _new_epoch()  # it is untouched no longer, nor may it seem so
 
     def _trim(self, log: _Log, options: ChannelOptions) -> None:
         """Drop what is beyond the channel's own count and age."""
@@ -182,13 +196,18 @@ class MemoryBroker:
     def _shrink(self) -> None:
         """Take from the largest channel, oldest first, until a part of the store is free again."""
         target = self._max_history_bytes - self._max_history_bytes // _FREED_PART
-        while self._bytes > target:
-            largest = max(self._logs.values(), key=lambda log: log.bytes)
-            if not largest.messages:
-                return
-            floor = max((log.bytes for log in self._logs.values() if log is not largest), default=0)
+        # A heap, for many channels of one size are each the largest in turn: to look for it anew took minutes with 100,000.
+        heap = [(-log.bytes, number, log) for number, log in enumerate(self._logs.values()) if log.messages]
+        heapq.heapify(heap)
+        while heap and self._bytes > target:
+            _, number, largest = heap[0]
+            floor = max((-size for size, _, _ in heap[1:3]), default=0)
             while largest.messages and self._bytes > target and largest.bytes >= floor:
                 self._bytes -= largest.drop_oldest()
+            if largest.messages:
+                heapq.heapreplace(heap, (-largest.bytes, number, largest))
+            else:
+                heapq.heappop(heap)
 
     # -------------------------------------------------------------------------------------------- presence
 
@@ -227,3 +246,7 @@ class MemoryBroker:
     async def broadcast(self, broadcast: Broadcast) -> None:
         """Send to a tenant."""
         self._receiver().broadcast(broadcast)
+
+
+def _new_epoch() -> str:
+    return secrets.token_urlsafe(9)

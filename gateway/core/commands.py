@@ -18,6 +18,8 @@ from gateway.core.errors import CommandError, ErrorCode
 from gateway.core.frames import Command
 
 MAX_HISTORY_LIMIT = 1000
+MAX_EPOCH_CHARS = 128
+"""What a subscription keeps of its subscribe must be short: far beyond any epoch, far below a frame."""
 DEFAULT_HISTORY_LIMIT = 100
 _MAX_OFFSET = 2**63 - 1
 _Offset = Annotated[int, msgspec.Meta(ge=0, le=_MAX_OFFSET)]
@@ -38,7 +40,7 @@ class NoData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RecoverFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The last position that the client has seen of a channel."""
 
-    epoch: str
+    epoch: Annotated[str, msgspec.Meta(max_length=MAX_EPOCH_CHARS)]
     offset: _Offset
 
 

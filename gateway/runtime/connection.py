@@ -5,13 +5,14 @@ Owns the doing of each effect. Refuses to own decisions (the session's), members
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from gateway.core import effects
+from gateway.core.batches import MAX_JOINED_BYTES
 from gateway.core.decision import ChannelOptions
 from gateway.core.effects import Effect
 from gateway.core.errors import (
@@ -23,7 +24,7 @@ from gateway.core.errors import (
     Refusal,
     StateUnavailableError,
 )
-from gateway.core.frames import MessagePush, SharedPush
+from gateway.core.frames import ENCODERS, Encoding, MessagePush, SharedPush
 from gateway.core.handshake import Subprotocol
 from gateway.core.principal import ConnectionFacts, Principal
 from gateway.core.session import Phase, Session
@@ -237,6 +238,11 @@ class Connection:
         for payload in self._session.flush():
             self._send(payload)
 
+    def _bound_answers(self) -> None:
+        """Send large answers at once: those of a whole batch together would be many times the send buffer."""
+        if self._session.waiting_bytes > MAX_JOINED_BYTES:
+            self._flush()
+
     def _send(self, payload: bytes) -> None:
         if self._gone:
             return
@@ -289,7 +295,9 @@ class Connection:
 
     def _do_subscribe(self, effect: effects.Subscribe) -> list[Effect]:
         if self._node.broker.in_process:
-            return self._answer(effect.id, self._subscribe(effect))
+            wanted = self._answer(effect.id, self._subscribe(effect))
+            self._bound_answers()
+            return wanted
         self._node.spawn(self._subscribe_later(effect), self)
         return []
 
@@ -338,9 +346,9 @@ class Connection:
         page = await self._node.broker.history(channel, options, limit=MAX_HELD, after=seen, before=None)
         if page.position is None:
             return {}
-        messages = [_history_entry(message) for message in page.messages]
-        complete = len(messages) == page.position.offset - seen
-        if not complete or self._size(messages) > self._answer_bytes():
+        complete = len(page.messages) == page.position.offset - seen
+        messages = self._fit(page.messages, oldest_first=True) if complete else []
+        if not complete or len(messages) < len(page.messages):
             return {}
         return {"recovered": True, "messages": messages, "epoch": page.position.epoch, "offset": page.position.offset}
 
@@ -360,7 +368,9 @@ class Connection:
         return {}
 
     def _do_read_history(self, effect: effects.ReadHistory) -> list[Effect]:
-        return self._answer(effect.id, self._read_history(effect))
+        wanted = self._answer(effect.id, self._read_history(effect))
+        self._bound_answers()
+        return wanted
 
     async def _read_history(self, effect: effects.ReadHistory) -> object:
         page = await self._node.broker.history(
@@ -370,29 +380,26 @@ class Connection:
             after=effect.after,
             before=effect.before,
         )
-        messages = [_history_entry(message) for message in page.messages]
-        answer: dict[str, object] = {"messages": self._fit(messages, oldest_first=effect.after is not None)}
+        answer: dict[str, object] = {"messages": self._fit(page.messages, oldest_first=effect.after is not None)}
         if page.position is not None:
             answer.update(epoch=page.position.epoch, offset=page.position.offset)
         return answer
 
-    def _answer_bytes(self) -> int:
-        return self._node.limits.send_buffer_bytes // 2
+    def _fit(self, messages: Sequence[Message], *, oldest_first: bool) -> list[dict[str, object]]:
+        """Cut a page to what one answer may hold, at the end that the question did not ask for.
 
-    def _size(self, messages: list[dict[str, object]]) -> int:
-        return len(msgspec.json.encode(messages))
-
-    def _fit(self, messages: list[dict[str, object]], *, oldest_first: bool) -> list[dict[str, object]]:
-        """Cut a page to what one answer may hold, at the end that the question did not ask for."""
-        room = self._answer_bytes()
-        if self._size(messages) <= room:
-            return messages
+        What is cut off is never looked at: a thousand large messages are a hundred times an answer.
+        """
+        room = self._node.limits.send_buffer_bytes // 2
+        encoding = self._admission.subprotocol.encoding
+        encode = ENCODERS[encoding]
         kept: list[dict[str, object]] = []
         for message in messages if oldest_first else reversed(messages):
-            room -= len(msgspec.json.encode(message)) + 1
+            entry = _history_entry(message, encoding)
+            room -= len(encode(entry)) + 1
             if room < 0:
                 break
-            kept.append(message)
+            kept.append(entry)
         return kept if oldest_first else kept[::-1]
 
     def _do_read_presence(self, effect: effects.ReadPresence) -> list[Effect]:
@@ -501,5 +508,8 @@ def _as_command_error(error: CommandError | StateUnavailableError) -> CommandErr
     return CommandError(ErrorCode.UNAVAILABLE, "the gateway cannot do this now; try again")
 
 
-def _history_entry(message: Message) -> dict[str, object]:
-    return {"offset": message.offset, "data": message.data, "sender": message.sender, "at": message.at}
+def _history_entry(message: Message, encoding: Encoding) -> dict[str, object]:
+    data = message.data
+    if isinstance(data, msgspec.Raw) and encoding is not Encoding.JSON:
+        data = msgspec.json.decode(data)
+    return {"offset": message.offset, "data": data, "sender": message.sender, "at": message.at}

@@ -411,6 +411,8 @@ class Node:
 
     def _schedule(self, connection: Connection) -> None:
         tick = max(self._tick + 1, int(connection.next_deadline() / TICK_S) + 1)
+        if tick == connection.deadline:
+            return  # a peer that refreshes its session again and again has one place there, not one for each time
         connection.deadline = tick
         self._wheel.setdefault(tick, []).append(connection)
 

@@ -232,7 +232,7 @@ class Message:
 
     Args:
         channel: Where.
-        data: The payload, JSON's model.
+        data: The payload, JSON's model; in a page of history its JSON text (`msgspec.Raw`), whose size is what it costs.
         sender: The publishing subject.
         at: Unix seconds.
         offset: Its place in the history; None where none is kept.

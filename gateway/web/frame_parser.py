@@ -195,7 +195,8 @@ class Fragments:
             self._text = frame.opcode is Opcode.TEXT
             self._parts = []
             self._utf8 = codecs.getincrementaldecoder("utf-8")() if self._text and not frame.fin else None
-        self._parts.append(payload)
+        if payload:  # an empty frame is no octet of the message: kept, they would fill the memory below every limit
+            self._parts.append(payload)
         if self._utf8 is not None:
             try:
                 self._utf8.decode(payload, frame.fin)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from broker_conformance import HISTORY, BrokerConformance, HandClock, Inbox
 
@@ -85,3 +87,54 @@ async def test_a_sweep_frees_what_is_past_its_time_without_a_reader(clock: HandC
     position = await broker.position("room:1", MANY)
     assert position is not None
     assert position.offset == 1
+
+
+async def test_asking_where_made_up_channels_stand_pushes_no_history_out(clock: HandClock, inbox: Inbox) -> None:
+    broker = MemoryBroker(1_000_000, clock, max_positions=2)
+    broker.attach(inbox)
+    first = await broker.publish("room:1", 1, "alice", clock(), MANY)
+    for n in range(2, 10):
+        assert await count(broker, f"room:{n}") == []
+        position = await broker.position(f"room:{n}", MANY)
+        assert position is not None
+        assert position.offset == 0
+    assert await count(broker, "room:1") == [1]
+    assert await broker.position("room:1", MANY) == first
+
+
+async def test_what_was_missed_since_a_question_is_known_by_the_epoch_that_it_gave(
+    clock: HandClock, inbox: Inbox
+) -> None:
+    broker = MemoryBroker(1_000_000, clock, max_positions=1)
+    broker.attach(inbox)
+    before = await broker.position("room:1", MANY)
+    published = await broker.publish("room:1", 1, "alice", clock(), MANY)
+    assert before is not None
+    assert published is not None
+    assert (before.offset, before.epoch) == (0, published.epoch)
+    await broker.publish("room:2", 1, "alice", clock(), MANY)  # room:1 is forgotten, with what was published to it
+    after = await broker.position("room:1", MANY)
+    assert after is not None
+    assert after.epoch != before.epoch
+
+
+async def test_a_full_store_of_many_equal_channels_is_shrunk_in_one_pass(clock: HandClock, inbox: Inbox) -> None:
+    channels = 2_000
+    broker = MemoryBroker(channels * 1_000, clock)
+    broker.attach(inbox)
+    calls = 0
+
+    def count_call(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    for n in range(channels):
+        await broker.publish(f"room:{n}", "x" * 480, "alice", clock(), MANY)
+    assert broker.kept_bytes <= channels * 1_000
+    sys.setprofile(count_call)
+    try:
+        await broker.publish("room:last", "x" * 40_000, "alice", clock(), MANY)
+    finally:
+        sys.setprofile(None)
+    assert broker.kept_bytes <= channels * 1_000
+    assert calls < channels  # one walk through all for each that loses its message would be 100,000
