@@ -29,7 +29,7 @@ _NUMBER_DIGITS = 4
 
 
 def _engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, pool_timeout=STATE_TIMEOUT_S)
+    engine = create_async_engine(url, pool_timeout=STATE_TIMEOUT_S, hide_parameters=True)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
