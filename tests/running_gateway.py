@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -284,6 +286,31 @@ class Peer:
                     await self.socket.recv()
         except ConnectionClosed:
             return self.socket.close_code or 0, self.socket.close_reason or ""
+
+
+async def command(gateway: RunningGateway, *arguments: str, stdin: str = "", public_url: str = "") -> None:
+    """Run a `gateway` command of another process against the running one's database."""
+    settings = gateway.gateway.settings
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        *arguments,
+        env={
+            **environ,
+            "GATEWAY_SECRET_KEY": SECRET_KEY,
+            "GATEWAY_DATABASE_URL": settings.database_url,
+            "GATEWAY_POLICY_DIR": str(settings.policy_dir),
+            "GATEWAY_DATA_DIR": str(settings.data_dir),
+            **({"GATEWAY_PUBLIC_URL": public_url} if public_url else {}),
+        },
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate(stdin.encode())
+    assert (process.returncode, errors) == (0, b"")
 
 
 @contextlib.asynccontextmanager

@@ -8,13 +8,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.adapters.database import Database
-from gateway.adapters.schema import CHANGES, FAMILIAR_ADDRESSES, FAMILIES, REVOCATIONS, THROTTLES, TICKETS
+from gateway.adapters.schema import CHANGES, FAMILIAR_ADDRESSES, FAMILIES, REVOCATIONS, SIGNING_KEYS, THROTTLES, TICKETS
 from gateway.core.throttle import FAMILIAR_S
 from gateway.runtime.ports import Change, ChangeKind
 
 BATCH_ROWS = 1000
 # A node that could not read for longer than this has outlived every token that a change could have been about.
 KEPT_S = 7 * 86_400.0
+# What a node may go on signing with a retired key before it has heard of the new one, with room for clocks that differ.
+KEY_GRACE_S = 60.0
 
 _NEWEST = sa.select(sa.func.coalesce(sa.func.max(CHANGES.c.id), 0))
 _AFTER = sa.select(CHANGES).where(CHANGES.c.id > sa.bindparam("number")).order_by(CHANGES.c.id).limit(BATCH_ROWS)
@@ -56,7 +58,7 @@ class DatabaseChanges:
         return [(row.id, _change(row) if row.kind in _KINDS else None) for row in rows]
 
     async def prune(self, now: float) -> None:
-        """Drop whatever has ended: old changes, tickets, families, revocations, idle throttle counters."""
+        """Drop whatever has ended: old changes, tickets, families, revocations, idle throttle counters, retired keys."""
         ended = (
             TICKETS.delete().where(TICKETS.c.expires_at < now),
             FAMILIES.delete().where(FAMILIES.c.expires_at < now),
@@ -68,7 +70,20 @@ class DatabaseChanges:
         for statement in ended:
             async with self._database.write() as connection:
                 await connection.execute(statement)
+        async with self._database.write() as connection:
+            if (await connection.execute(_ENDED_KEYS, {"now": now})).first() is not None:
+                await announce_change(connection, Change(ChangeKind.KEYS, at=now))
 
+
+_ENDED_KEYS = (
+    SIGNING_KEYS.delete()
+    .where(
+        SIGNING_KEYS.c.retired_at.is_not(None),
+        SIGNING_KEYS.c.retired_at + sa.func.coalesce(SIGNING_KEYS.c.longest_ttl_s, 0) + KEY_GRACE_S
+        < sa.bindparam("now", type_=sa.Double),
+    )
+    .returning(SIGNING_KEYS.c.kid)
+)
 
 _KINDS = frozenset(kind.value for kind in ChangeKind)
 

@@ -83,12 +83,16 @@ class TokenServices:
         tokens: Signs and proves.
         terms: What all tokens have in common.
         credentials: Proves tokens with the state of accounts looked up.
+        keys: The signing keys.
+        revocations: The tokens that have been ended one by one.
     """
 
     accounts: Accounts
     tokens: JoseTokens
     terms: TokenTerms
     credentials: AccountCredentials
+    keys: KeyStore
+    revocations: DatabaseRevocations
 
 
 @contextlib.asynccontextmanager
@@ -173,7 +177,8 @@ async def open_token_services(
     async with open_database(url) as database:
         passwords = PasslibPasswords()
         try:
-            tokens = JoseTokens(KeyStore(database, Sealer(secret_key, secret_key_previous), time.time))
+            keys = KeyStore(database, Sealer(secret_key, secret_key_previous), time.time, terms.access_ttl_s)
+            tokens = JoseTokens(keys)
             await tokens.reload()
             store = DatabaseAccounts(database)
             yield TokenServices(
@@ -181,6 +186,8 @@ async def open_token_services(
                 tokens=tokens,
                 terms=terms,
                 credentials=_credentials(database, tokens, _directory(database, store), terms),
+                keys=keys,
+                revocations=DatabaseRevocations(database),
             )
         finally:
             passwords.close()
@@ -232,7 +239,8 @@ async def open_identity(
         passwords = PasslibPasswords()
         try:
             await passwords.warm()
-            tokens = JoseTokens(KeyStore(database, Sealer(secret_key, secret_key_previous), clock))
+            sealer = Sealer(secret_key, secret_key_previous)
+            tokens = JoseTokens(KeyStore(database, sealer, clock, terms.access_ttl_s))
             await tokens.reload()
             store = DatabaseAccounts(database)
             directory = _directory(database, store)

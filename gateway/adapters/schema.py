@@ -103,6 +103,8 @@ SIGNING_KEYS = sa.Table(
     sa.Column("active", sa.Integer, unique=True),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("retired_at", sa.Double),
+    # The longest life of a token that it may have signed: a retired key is kept for so long.
+    sa.Column("longest_ttl_s", sa.Integer),
 )
 
 CHANGES = sa.Table(

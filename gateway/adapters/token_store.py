@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.adapters.change_log import announce_change
@@ -183,6 +184,17 @@ class DatabaseRevocations:
         )
         async with self._database.read() as connection:
             return (await connection.execute(query)).first() is not None
+
+    async def revoke(self, change: Change, expires_at: float) -> bool:
+        """Revoke a token and tell every node; answer False where it has been revoked before."""
+        row = {"kind": change.kind.value, "issuer": change.issuer, "key": change.key, "expires_at": expires_at}
+        try:
+            async with self._database.write() as connection:
+                await connection.execute(REVOCATIONS.insert().values(row))
+                await announce_change(connection, change)
+        except IntegrityError:
+            return False
+        return True
 
     async def live(self, now: float, most: int) -> list[Change]:
         """List at most so many of the revocations whose tokens have not ended, each as its change."""

@@ -7,6 +7,7 @@ token itself is never part of it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,12 +21,13 @@ from gateway.adapters.key_store import KeyStore, SigningKey
 from gateway.core.claims import AccessClaims, read_claims
 from gateway.core.errors import HandshakeRefusedError, Refusal
 from gateway.core.signing import decode_base64url, hkdf_sha256
-from gateway.runtime.identity_ports import MintedToken, ProvenToken
+from gateway.runtime.identity_ports import MintedToken, ProvenToken, UnknownKeyError
 
 MAX_TOKEN_BYTES = 8192
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068's media type, not a secret
 ALGORITHM = "ES256"
 
+LOOK_AGAIN_S = 0.1
 _PARTS = 3
 _KEY_INFO = "gateway.v1 token "
 
@@ -64,6 +66,8 @@ class JoseTokens:
         self._store = store
         self._keys: Mapping[str, _Key] = {}
         self._active = ""
+        self._looked_at = float("-inf")
+        self._reading = asyncio.Lock()
 
     async def reload(self) -> None:
         """Read the key store again.
@@ -72,9 +76,34 @@ class JoseTokens:
             SealBrokenError: The keys were sealed with a secret that is not known.
             StateUnavailableError: The database cannot be reached; the keys stay as they were.
         """
-        opened = await self._store.load()
-        self._keys = {key.kid: _prepared(key) for key in opened}
-        self._active = next(key.kid for key in opened if key.active)
+        async with self._reading:  # or what was read first might be taken last, and bring a dropped key back
+            opened = await self._store.load()
+            self._keys = {key.kid: _prepared(key) for key in opened}
+            self._active = next(key.kid for key in opened if key.active)
+
+    async def look_again(self) -> None:
+        """Read the key store for a key that another process may just have made, unless that was done just now.
+
+        Whoever sends tokens with invented names of keys causes one reading in that time, not one each.
+
+        Raises:
+            SealBrokenError: As for `reload`.
+            StateUnavailableError: The database cannot be reached.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < LOOK_AGAIN_S:
+            async with self._reading:  # what is being read now may have it
+                return
+        self._looked_at = now
+        await self.reload()
+
+    async def keep_for(self, ttl_s: int) -> None:
+        """Have the active key kept, once it is retired, for as long as a token of that life needs it."""
+        await self._store.keep_for(ttl_s)
+
+    def knows(self, kid: str) -> bool:
+        """Tell whether tokens with that `kid` are still good."""
+        return kid in self._keys
 
     def mint(self, claims: AccessClaims, own: Mapping[str, str]) -> MintedToken:
         """Sign a token with the active key."""
@@ -87,12 +116,13 @@ class JoseTokens:
         """Prove a token's signature before anything believes its claims.
 
         Raises:
+            UnknownKeyError: `invalid_token`, for no key of its `kid`.
             HandshakeRefusedError: `invalid_token`.
         """
         header = _read_header(token)
         key = self._keys.get(header.kid)
         if key is None:
-            raise _refuse("an unknown `kid`")
+            raise UnknownKeyError
         try:
             payload: bytes = jws.verify(token, key.public, algorithms=[ALGORITHM])
         except (JOSEError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -16,8 +16,9 @@ from gateway.cli.failure import FAILED, USAGE, CommandFailure
 from gateway.core.errors import HandshakeRefusedError
 from gateway.core.signing import decode_base64url, encode_base64url
 from gateway.runtime.accounts import MAX_TTL_S, IssuedAccess, issue_for
+from gateway.runtime.token_revocation import Revoked, revoke_jti, revoke_token
 
-app = typer.Typer(help="Issue and inspect access tokens.", no_args_is_help=True)
+app = typer.Typer(help="Issue, inspect and revoke access tokens.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -98,12 +99,42 @@ def inspect(*, as_json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command(hidden=True)
-def revoke() -> None:
-    """End a token before its time; not in this release."""
-    raise CommandFailure(
-        "`token revoke` is not in this release; `gateway users set-password` or `disable` ends all tokens of a user"
-    )
+@app.command(epilog=examples("gateway token revoke < token.txt", "gateway token revoke --jti 3q2-7wAAAAB0b2tlbgAAAA"))
+def revoke(
+    *,
+    jti: Annotated[
+        str | None,
+        typer.Option("--jti", metavar="ID", help="The token's `jti`, instead of the token on standard input."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """End a token, read from standard input, before its time; its connections close within a second."""
+    token = "" if jti is not None else read_stdin().strip()
+    if jti is None and not token:
+        raise CommandFailure("give the token on standard input, or its `--jti`", exit_code=USAGE)
+
+    async def work(services: TokenServices) -> Revoked:
+        if jti is not None:
+            longest_ttl_s = await services.keys.longest_ttl_s()
+            return await revoke_jti(services.revocations, services.terms.issuer, jti, longest_ttl_s, time.time())
+        try:
+            return await revoke_token(services.tokens, services.revocations, token, time.time())
+        except HandshakeRefusedError as refused:
+            raise CommandFailure(f"no key of this gateway has signed that token: {refused.detail}") from None
+
+    revoked = with_tokens(work)
+    if as_json:
+        terminal.write_json(
+            {"jti": revoked.jti, "issuer": revoked.issuer, "revoked": not revoked.expired, "expired": revoked.expired}
+        )
+        return
+    terminal.write_line(terminal.printable(f"`{revoked.jti}` {_became(revoked)}"))
+
+
+def _became(revoked: Revoked) -> str:
+    if revoked.expired:
+        return "has expired; there is nothing to revoke"
+    return "was revoked before" if revoked.before else "is revoked; its connections close within a second"
 
 
 def _unverified(token: str) -> dict[str, object]:

@@ -107,8 +107,8 @@ def check_claims(claims: AccessClaims, issuer: str, audience: str, now: float) -
         raise HandshakeRefusedError(Refusal.EXPIRED_TOKEN, "", claims.sub)
 
 
-def identity_of(claims: AccessClaims) -> TokenIdentity:
-    """Give what revocations of this token, its family and its account are matched against."""
+def identity_of(claims: AccessClaims, kid: str = "") -> TokenIdentity:
+    """Give what revocations of this token, its family, its account and its key are matched against."""
     return TokenIdentity(
         issuer=claims.iss,
         jti=claims.jti,
@@ -117,18 +117,25 @@ def identity_of(claims: AccessClaims) -> TokenIdentity:
         client_id=claims.client_id,
         generation=claims.gen,
         narrowed_to=claims.roles if claims.narrowed else None,
+        kid=kid,
     )
 
 
-def principal_of(claims: AccessClaims, own: Mapping[str, object], account: Account) -> Principal:
+def principal_of(claims: AccessClaims, own: Mapping[str, object], account: Account, kid: str = "") -> Principal:
     """Give the principal of a token whose account is known: for local users the store's roles rule, not the claim.
+
+    Args:
+        claims: What the token says.
+        own: Its own claims beyond them.
+        account: Its account now.
+        kid: The key that signed it.
 
     Raises:
         HandshakeRefusedError: `revoked_token`: the account is disabled, or the token is of an earlier generation of it.
     """
     if account.disabled or account.generation != claims.gen or account.tenant != claims.tenant:
         raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "the account has ended this token", claims.sub)
-    identity = identity_of(claims)
+    identity = identity_of(claims, kid)
     return Principal(
         subject=claims.sub,
         tenant=account.tenant,

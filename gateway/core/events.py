@@ -26,6 +26,10 @@ class Event(enum.StrEnum):
     TOKEN_REFUSED = "token.refused"  # noqa: S105 - as above
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 - as above
 
+    ACCOUNT_CHANGED = "account.changed"
+    ACCOUNT_ENDED = "account.ended"
+    KEYS_CHANGED = "keys.changed"
+
     POLICY_RELOADED = "policy.reloaded"
     POLICY_REFUSED = "policy.refused"
 

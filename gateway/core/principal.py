@@ -22,6 +22,7 @@ class TokenIdentity:
         narrowed_to: The roles that the token was narrowed to by its scope; None for one that carries all roles.
         generation: The generation of the account at the issue: whatever ends all tokens of an account begins a new one. Empty
             for subjects of other issuers.
+        kid: The key that signed it, without which it is no longer good; empty for other issuers.
     """
 
     issuer: str
@@ -31,6 +32,7 @@ class TokenIdentity:
     client_id: str = ""
     narrowed_to: tuple[str, ...] | None = None
     generation: str = ""
+    kid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class AccountDirectory:
         self._monotonic = monotonic
         self._heard_at = float("-inf")
         self._known: OrderedDict[str, Account] = OrderedDict()
+        self._roles: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._revoked: OrderedDict[tuple[ChangeKind, str, str], None] = OrderedDict()
         self._heard = 0
@@ -68,6 +69,7 @@ class AccountDirectory:
         match change.kind:
             case ChangeKind.ROLES:
                 self._known.pop(change.subject, None)
+                _put(self._roles, change.subject, change.roles, MAX_ACCOUNTS)
             case ChangeKind.SUBJECT_ENDED:
                 self._known.pop(change.subject, None)
                 _put(self._ended, change.subject, change.key, MAX_ACCOUNTS)
@@ -90,11 +92,17 @@ class AccountDirectory:
             account = await self._accounts.find(name)
             if heard == self._heard:
                 break  # else a change was heard while the answer was on its way, and may be newer than it
+        if account is not None and heard == self._heard:
+            _put(self._roles, name, account.roles, MAX_ACCOUNTS)
         if account is not None and self._is_current() and heard == self._heard:
             _put(self._known, name, replace(account, password_hash=None), MAX_ACCOUNTS)
             if name in self._ended:
                 self._ended[name] = account.generation  # a name created anew has an end behind it
         return account
+
+    def newest_roles(self, name: str) -> tuple[str, ...] | None:
+        """Give the roles of an account by the last news or answer of it, without asking; what is newer is yet to be heard."""
+        return self._roles.get(name)
 
     async def is_revoked(self, token: TokenIdentity) -> bool:
         """Tell whether a token or its family has been revoked."""

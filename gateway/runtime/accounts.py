@@ -281,6 +281,8 @@ async def issue_for(
     missing = [role for role in wanted if role not in account.roles]
     if missing:
         raise AccountError(f"`{name}` does not have role `{missing[0]}`; `--role` only narrows")
+    if ttl_s is not None:
+        await tokens.keep_for(ttl_s)
     narrowed = bool(wanted) and wanted != account.roles
     granted = roles_in_force(account.roles, wanted if narrowed else None)
     client_id = account.name if account.kind is AccountKind.CLIENT else PUBLIC_CLIENT

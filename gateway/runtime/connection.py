@@ -446,7 +446,7 @@ class Connection:
         except StateUnavailableError as error:
             event = Failed(effect.id, _as_command_error(error), node.clock())
         else:
-            event = Refreshed(effect.id, credential.principal, node.clock())
+            event = Refreshed(effect.id, node.verifier.current(credential.principal), node.clock())
         self._take(event)
 
     def _do_invoke(self, effect: effects.Invoke) -> list[Effect]:

@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict, Unpack
 
 from gateway.core.accounts import Account, AccountKind
 from gateway.core.claims import AccessClaims
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, HandshakeRefusedError, Refusal
 from gateway.core.principal import TokenIdentity
 from gateway.runtime.ports import Change, ChangeKind
 
@@ -197,6 +197,13 @@ class ProvenToken:
     kid: str = ""
 
 
+class UnknownKeyError(HandshakeRefusedError):
+    """A token whose `kid` names no key that is known here: invented, dropped, or made a moment ago by another process."""
+
+    def __init__(self) -> None:
+        super().__init__(Refusal.INVALID_TOKEN, "an unknown `kid`")
+
+
 class Tokens(Protocol):
     """Signs and proves access tokens with the keys of the key store."""
 
@@ -208,8 +215,13 @@ class Tokens(Protocol):
         """Prove a token's signature before anything believes its claims.
 
         Raises:
+            UnknownKeyError: `invalid_token`, for no key of its `kid`.
             HandshakeRefusedError: `invalid_token`.
         """
+        ...
+
+    def knows(self, kid: str) -> bool:
+        """Tell whether tokens with that `kid` are still good."""
         ...
 
     def signing_key(self, kid: str, jti: str) -> bytes | None:
@@ -222,6 +234,14 @@ class Tokens(Protocol):
 
     async def reload(self) -> None:
         """Read the key store again."""
+        ...
+
+    async def look_again(self) -> None:
+        """Read it for a key that another process may just have made, unless that was done just now."""
+        ...
+
+    async def keep_for(self, ttl_s: int) -> None:
+        """Have the active key kept, once it is retired, for as long as a token of that life needs it. Before one is signed."""
         ...
 
 
@@ -283,6 +303,15 @@ class Revocations(Protocol):
         """Look a token up by issuer and `jti`, and by its family."""
         ...
 
+    async def revoke(self, change: Change, expires_at: float) -> bool:
+        """Revoke a token and tell every node; answer False where it has been revoked before.
+
+        Args:
+            change: Names it.
+            expires_at: Unix seconds from which on the token is no longer good by itself.
+        """
+        ...
+
     async def live(self, now: float, most: int) -> list[Change]:
         """List at most so many of the revocations whose tokens have not ended, each as its change."""
         ...
@@ -332,5 +361,5 @@ class ChangeLog(Protocol):
         ...
 
     async def prune(self, now: float) -> None:
-        """Drop whatever has ended: old changes, tickets, families, revocations, idle throttle counters."""
+        """Drop whatever has ended: old changes, tickets, families, revocations, idle throttle counters, retired keys."""
         ...

@@ -143,7 +143,7 @@ class Node:
     def open(self, admission: Admission, transport: Transport) -> Connection | None:
         """Take in a connection whose handshake is complete, and welcome it; or close it, and answer None."""
         refused = self._refuse(admission)
-        principal = admission.credential.principal
+        principal = self.verifier.current(admission.credential.principal)
         if refused is not None:
             self.metrics.connection_attempt(refused.reason)
             self._log.info(
@@ -386,6 +386,28 @@ class Node:
                     connection.end(Closes.REVOKED_TOKEN)
         if touched:
             self.metrics.revocation(max(0.0, self.clock() - change.at))
+        self._tell_change(change, len(touched))
+
+    def _tell_change(self, change: Change, connections: int) -> None:
+        """Log a change, once on each node."""
+        log = self._log
+        match change.kind:
+            case ChangeKind.ROLES:
+                log.info(Event.ACCOUNT_CHANGED, subject=change.subject, roles=change.roles, connections=connections)
+            case ChangeKind.SUBJECT_ENDED:
+                log.warning(Event.ACCOUNT_ENDED, subject=change.subject, connections=connections)
+            case ChangeKind.TOKEN_REVOKED | ChangeKind.FAMILY_REVOKED:
+                named = "jti" if change.kind is ChangeKind.TOKEN_REVOKED else "family"
+                log.warning(
+                    Event.TOKEN_REVOKED,
+                    reason=change.kind,
+                    subject=change.subject,
+                    issuer=change.issuer,
+                    connections=connections,
+                    **{named: change.key},
+                )
+            case ChangeKind.KEYS:
+                log.warning(Event.KEYS_CHANGED, connections=connections)
 
     def _touched(self, change: Change) -> list[Connection]:
         """List the connections that a change is about; tokens issued after it are not."""
@@ -402,7 +424,7 @@ class Node:
                 named = (change.issuer, change.key)
                 return [c for c in self.connections() if (c.principal.token.issuer, c.principal.token.family) == named]
             case ChangeKind.KEYS:
-                return []
+                return [c for c in self.connections() if self.verifier.is_revoked(c.principal)]
 
     def _of_subject(self, subject: str) -> list[Connection]:
         return [self._connections[name] for name in self.hub.sessions_of(subject)]

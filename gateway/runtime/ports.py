@@ -156,7 +156,11 @@ class CredentialVerifier(Protocol):
         ...
 
     def is_revoked(self, principal: Principal) -> bool:
-        """Look once more, without waiting, whether this node knows the token, its family or account to be revoked."""
+        """Look once more, without waiting, whether this node knows the token, its family, account or key to be gone."""
+        ...
+
+    def current(self, principal: Principal) -> Principal:
+        """Give the principal with the newest roles that this node knows, without waiting: news may come while one is proven."""
         ...
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from identity_kit import Clock, database_url
 
+from gateway.adapters.change_log import KEY_GRACE_S, DatabaseChanges
 from gateway.adapters.database import Database
 from gateway.adapters.identity import open_database
 from gateway.adapters.key_store import KeyStore, SigningKey
 from gateway.adapters.sealing import SealBrokenError, Sealer
+from gateway.runtime.ports import Change, ChangeKind
 
 OLD, NEW = "the old secret, 32 characters long", "the new secret, 32 characters long"
 
@@ -24,7 +26,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def keys(database: Database, secret: str, previous: str | None = None) -> KeyStore:
-    return KeyStore(database, Sealer(secret, previous), Clock())
+    return KeyStore(database, Sealer(secret, previous), Clock(), 900)
 
 
 def same(first: list[SigningKey], second: list[SigningKey]) -> bool:
@@ -41,6 +43,54 @@ async def test_processes_that_start_at_once_agree_on_one_key(database: Database,
     async with open_database(database_url(tmp_path)) as other:
         loaded = await asyncio.gather(*(keys(at, NEW).load() for at in (database, other) for _ in range(4)))
     assert all(same(each, loaded[0]) for each in loaded)
+
+
+async def test_of_two_rotations_at_once_each_leaves_one_key_that_signs(database: Database, tmp_path: Path) -> None:
+    (first,) = await keys(database, NEW).load()
+    async with open_database(database_url(tmp_path)) as other:
+        made = await asyncio.gather(*(keys(at, NEW).rotate() for at in (database, other)))
+    kept = await keys(database, NEW).all()
+    assert {key.kid for key in kept} == {first.kid, *made}
+    assert [key.active for key in kept].count(True) == 1
+
+
+async def test_a_rotation_is_announced_and_the_new_key_is_kept_for_tokens_of_the_usual_life(database: Database) -> None:
+    store = keys(database, NEW)
+    await store.load()
+    made = await store.rotate()
+    [(_, announced)] = await DatabaseChanges(database).after(0)
+    assert announced == Change(ChangeKind.KEYS, key=made, at=Clock().now)
+    assert await store.longest_ttl_s() == 900
+    await store.keep_for(5000)
+    await store.keep_for(60)
+    assert await store.longest_ttl_s() == 5000
+    await store.rotate()
+    assert [key.kept_until for key in await store.all()] == [
+        Clock().now + 900 + KEY_GRACE_S,
+        Clock().now + 5000 + KEY_GRACE_S,
+        None,
+    ]
+
+
+async def test_dropping_leaves_the_new_key_alone(database: Database) -> None:
+    store = keys(database, NEW)
+    await store.load()
+    await store.rotate()
+    made = await store.rotate(now=True)
+    assert [(key.kid, key.active) for key in await store.all()] == [(made, True)]
+
+
+async def test_keys_are_pruned_only_when_their_tokens_have_ended_and_the_active_one_never(database: Database) -> None:
+    store, changes, now = keys(database, NEW), DatabaseChanges(database), Clock().now
+    (first,) = await store.load()
+    made = await store.rotate()
+    await changes.prune(now + 900 + KEY_GRACE_S)
+    assert {key.kid for key in await store.all()} == {first.kid, made}
+    await changes.prune(now + 900 + KEY_GRACE_S + 1)
+    assert [key.kid for key in await store.all()] == [made]
+    assert [change.kind for _, change in await changes.after(0) if change] == [ChangeKind.KEYS] * 2
+    await changes.prune(now + 10 * 365 * 86_400)
+    assert [key.kid for key in await store.all()] == [made]
 
 
 async def test_another_secret_opens_nothing_and_the_message_says_what_to_do(database: Database) -> None:

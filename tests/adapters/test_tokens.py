@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable
@@ -207,6 +208,19 @@ async def test_a_header_without_a_member_that_it_needs_is_invalid(forge: Forge, 
 @pytest.mark.parametrize("kid", ["", "other", "../../dev/null", "' OR 1=1", 1, None, ["a"], "\u0000"])
 async def test_a_key_that_we_do_not_have_is_invalid(forge: Forge, kid: object) -> None:
     assert await forge.refusal(forge.sign({**forge.header, "kid": kid}, forge.claims)) is Refusal.INVALID_TOKEN
+
+
+async def test_invented_names_of_keys_cause_one_reading_of_the_store_in_a_while(forge: Forge) -> None:
+    tokens = forge.kit.identity.tokens
+    before = tokens._keys
+    junk = forge.sign({**forge.header, "kid": "invented"}, forge.claims)
+    assert await forge.refusal(junk) is Refusal.INVALID_TOKEN
+    read = tokens._keys
+    assert read is not before
+    for _ in range(3):
+        tokens._looked_at = asyncio.get_running_loop().time()  # however slow this machine is
+        assert await forge.refusal(junk) is Refusal.INVALID_TOKEN
+    assert tokens._keys is read
 
 
 @pytest.mark.parametrize(

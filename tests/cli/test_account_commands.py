@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -326,10 +327,111 @@ def test_inspecting_a_token_that_would_be_refused_ends_with_1_and_says_why(call:
     assert failed(call("token", "inspect", stdin=" \n"), code=2) == "give the token on standard input"
 
 
-def test_revoking_a_single_token_is_refused_with_what_to_do_instead(call: Call) -> None:
-    assert failed(call("token", "revoke")) == (
-        "`token revoke` is not in this release; `gateway users set-password` or `disable` ends all tokens of a user"
-    )
+def issue(call: Call, *more: str) -> str:
+    return call("token", "issue", "--subject", "alice", *more).out.strip()
+
+
+def state(call: Call, token: str) -> object:
+    return call("token", "inspect", "--json", stdin=token).json["state"]  # type: ignore[index]
+
+
+def jti_of(call: Call, token: str) -> str:
+    return str(call("token", "inspect", "--json", stdin=token).json["claims"]["jti"])  # type: ignore[index]
+
+
+def test_a_revoked_token_is_refused_and_no_other(call: Call) -> None:
+    add_alice(call)
+    token, other = issue(call), issue(call)
+    jti = jti_of(call, token)
+    revoked = call("token", "revoke", stdin=token)
+    assert (revoked.code, revoked.out) == (0, f"`{jti}` is revoked; its connections close within a second\n")
+    assert [state(call, token), state(call, other)] == ["revoked_token", "valid"]
+    again = call("token", "revoke", stdin=token)
+    assert (again.code, again.out) == (0, f"`{jti}` was revoked before\n")
+    by_name = call("token", "revoke", "--jti", jti_of(call, other), "--json")
+    assert by_name.json == {
+        "jti": jti_of(call, other),
+        "issuer": "http://127.0.0.1:8000",
+        "revoked": True,
+        "expired": False,
+    }
+    assert state(call, other) == "revoked_token"
+
+
+def test_a_long_token_that_was_revoked_by_name_stays_so(call: Call, folder: Path) -> None:
+    add_alice(call)
+    ttl_s = 400 * 86_400
+    token = issue(call, "--ttl-s", str(ttl_s))
+    call("token", "revoke", "--jti", jti_of(call, token))
+    with sqlite3.connect(folder / ".gateway" / "gateway.db") as database:
+        [(left_s,)] = database.execute("SELECT expires_at - unixepoch() FROM revocations").fetchall()
+    database.close()
+    assert left_s >= ttl_s - 10
+
+
+def test_a_token_that_has_expired_needs_no_revoking(call: Call) -> None:
+    add_alice(call)
+    token = issue(call, "--ttl-s", "1")
+    jti = jti_of(call, token)
+    while state(call, token) != "expired_token":
+        pass
+    revoked = call("token", "revoke", stdin=token)
+    assert (revoked.code, revoked.out) == (0, f"`{jti}` has expired; there is nothing to revoke\n")
+    assert call("token", "revoke", "--json", stdin=token).json["expired"] is True  # type: ignore[index]
+
+
+def test_a_token_whose_signature_does_not_hold_revokes_nothing(call: Call) -> None:
+    add_alice(call)
+    token = issue(call)
+    for altered in (token[:-4] + "AAAA", "junk", "a.b.c"):
+        assert failed(call("token", "revoke", stdin=altered)).startswith(
+            "no key of this gateway has signed that token: "
+        )
+    assert state(call, token) == "valid"
+    assert failed(call("token", "revoke", stdin="\n"), code=2) == "give the token on standard input, or its `--jti`"
+    for jti in ("", "x" * 256, "a\nb"):
+        assert failed(call("token", "revoke", "--jti", jti)) == "a `jti` has 1 to 255 printable characters"
+
+
+# ---------------------------------------------------------------------------------------------- keys
+
+
+def kids(call: Call) -> list[tuple[str, bool]]:
+    return [(key["kid"], key["active"]) for key in call("keys", "list", "--json").json]  # type: ignore[attr-defined]
+
+
+def test_rotated_keys_are_kept_for_their_tokens_and_dropped_keys_are_not(call: Call) -> None:
+    add_alice(call)
+    token = issue(call)
+    [(first, _)] = kids(call)
+    rotated = call("keys", "rotate")
+    [(_, _), (second, _)] = kids(call)
+    assert kids(call) == [(first, False), (second, True)]
+    assert re.fullmatch(rf"`{second}` signs from now on; the old one is kept until \S+\n", rotated.out)
+    assert state(call, token) == "valid"
+    later = issue(call)
+    dropped = call("keys", "rotate", "--now", "--json").json
+    assert [key["active"] for key in dropped] == [True]  # type: ignore[attr-defined]
+    assert [state(call, token), state(call, later), state(call, issue(call))] == ["invalid_token"] * 2 + ["valid"]
+
+
+def test_a_retired_key_is_kept_as_long_as_the_longest_token_that_it_signed(call: Call) -> None:
+    add_alice(call)
+    issue(call, "--ttl-s", "100000")
+    issue(call, "--ttl-s", "1000")
+    call("keys", "rotate")
+    old, new = call("keys", "list", "--json").json  # type: ignore[misc]
+    assert old["kept_until"] == old["retired_at"] + 100_000 + 60
+    assert (new["retired_at"], new["kept_until"]) == (None, None)
+
+
+def test_listed_keys_show_nothing_secret(call: Call) -> None:
+    call("keys", "rotate")
+    listed = call("keys", "list")
+    assert (listed.code, len(listed.out.splitlines())) == (0, 3)
+    assert listed.out.splitlines()[0].split() == ["KEY", "STATE", "CREATED", "KEPT", "UNTIL"]
+    [key, _] = call("keys", "list", "--json").json  # type: ignore[misc]
+    assert set(key) == {"kid", "active", "created_at", "retired_at", "kept_until"}
 
 
 # ---------------------------------------------------------------------------------------------- settings and database
@@ -387,6 +489,9 @@ def test_what_a_later_release_brings_is_told(call: Call, monkeypatch: pytest.Mon
         ("clients", "delete"),
         ("token", "issue"),
         ("token", "inspect"),
+        ("token", "revoke"),
+        ("keys", "list"),
+        ("keys", "rotate"),
         ("db", "upgrade"),
     ],
 )

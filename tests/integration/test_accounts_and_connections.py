@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 
-from running_gateway import SECRET_KEY, RunningGateway, password
+from running_gateway import RunningGateway, command, password
 
 NEW_PASSWORD = "a new and better password"
-
-
-async def command(gateway: RunningGateway, *arguments: str, stdin: str = "") -> None:
-    """Run a `gateway` command of another process against the running one's database."""
-    settings = gateway.gateway.settings
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "gateway",
-        *arguments,
-        env={
-            **environ,
-            "GATEWAY_SECRET_KEY": SECRET_KEY,
-            "GATEWAY_DATABASE_URL": settings.database_url,
-            "GATEWAY_POLICY_DIR": str(settings.policy_dir),
-            "GATEWAY_DATA_DIR": str(settings.data_dir),
-        },
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, errors = await process.communicate(stdin.encode())
-    assert (process.returncode, errors) == (0, b"")
 
 
 async def test_a_command_of_another_process_ends_the_connections_of_a_disabled_user(gateway: RunningGateway) -> None:

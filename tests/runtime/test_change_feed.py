@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,42 @@ async def test_changed_roles_are_those_of_the_next_verification(kit: Kit) -> Non
     await kit.identity.accounts.set_roles("alice", ["moderator"])
     await heard(kit)
     assert (await verify(kit, access_token)).principal.roles == ("moderator",)
+
+
+async def test_roles_heard_while_a_token_was_proven_are_the_newest_and_a_narrowed_one_gets_none_beyond(
+    kit: Kit,
+) -> None:
+    credentials = kit.identity.credentials
+    await heard(kit)
+    principal = (await verify(kit, await token(kit))).principal
+    narrowed = replace(principal, roles=("viewer",), token=replace(principal.token, narrowed_to=("viewer",)))
+    assert credentials.current(principal) is principal
+    await kit.identity.accounts.set_roles("alice", ["moderator"])
+    assert credentials.current(principal) is principal, "not heard yet"
+    await heard(kit)
+    assert credentials.current(principal) == replace(principal, roles=("moderator",))
+    assert credentials.current(narrowed).roles == ()
+    await kit.identity.accounts.set_roles("alice", ["moderator", "viewer"])
+    await heard(kit)
+    assert credentials.current(narrowed).roles == ("viewer",)
+
+
+async def test_subjects_without_an_account_here_keep_their_roles(kit: Kit) -> None:
+    foreign = Principal("alice", "acme", ("guest",), token=TokenIdentity("https://other.example", "j"))
+    await kit.identity.accounts.set_roles("alice", ["member"])
+    await heard(kit)
+    assert kit.identity.credentials.current(foreign) is foreign
+    assert not kit.identity.credentials.is_revoked(foreign)
+
+
+async def test_an_answer_of_the_database_is_newer_than_what_was_heard_before_it() -> None:
+    store, clock = OneAccount(), Ticking()
+    accounts = directory(store, NoRevocations(), clock)
+    accounts.hear(Change(ChangeKind.ROLES, subject="alice", roles=("member",)))
+    assert accounts.newest_roles("alice") == ("member",)
+    await accounts.find("alice")  # which has no roles there, as a change not heard yet would have it
+    assert accounts.newest_roles("alice") == ()
+    assert accounts.newest_roles("bob") is None
 
 
 async def test_a_name_created_anew_revives_no_token_and_its_own_are_good(kit: Kit) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from talk import ALICE, ALLOW, NOW, PERMISSIVE, DictPolicy
@@ -138,6 +138,7 @@ class Verifier:
     def __init__(self) -> None:
         self.revoked = False
         self.unavailable = False
+        self.roles: tuple[str, ...] | None = None
 
     async def verify_token(self, _token: str, _now: float) -> VerifiedCredential:
         await asyncio.sleep(0)
@@ -150,6 +151,9 @@ class Verifier:
 
     def is_revoked(self, _principal: Principal) -> bool:
         return self.revoked
+
+    def current(self, principal: Principal) -> Principal:
+        return principal if self.roles is None else replace(principal, roles=self.roles)
 
 
 @dataclass
@@ -349,6 +353,24 @@ async def test_a_handshake_that_ends_late_is_looked_at_once_more(house: House) -
     connection, wire = house.open()
     assert connection is None
     assert wire.closed == (1001, "draining")
+
+
+async def test_roles_that_changed_while_a_handshake_was_proven_count_from_the_welcome_on(house: House) -> None:
+    house.verifier.roles = ("guest",)
+    connection, wire = house.open()
+    assert connection is not None
+    assert connection.principal == replace(ALICE, roles=("guest",))
+    assert wire.sent[0]["roles"] == ["guest"]  # type: ignore[index]
+    connection.lost(1006)
+
+
+async def test_roles_that_changed_while_a_token_was_proven_count_from_its_refresh_on(house: House) -> None:
+    connection, _ = house.connect()
+    say(connection, 1, "session.refresh", None, {"token": "t"})
+    house.verifier.roles = ("guest",)  # the verifier has answered by the old ones, or is about to
+    await settle()
+    assert connection.principal.roles == ("guest",)
+    connection.lost(1006)
 
 
 async def test_an_action_that_nothing_carries_out_is_unavailable(house: House) -> None:

@@ -111,6 +111,9 @@ class Verifier:
     def is_revoked(self, principal: Principal) -> bool:
         raise NotImplementedError
 
+    def current(self, principal: Principal) -> Principal:
+        raise NotImplementedError
+
 
 class Echo:
     """A connection that sends every message back, and does what some messages say."""
