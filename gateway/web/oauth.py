@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request, Response, Security
+from fastapi.security import HTTPBearer
 
 from gateway.core.errors import HandshakeRefusedError, Refusal, StateUnavailableError
 from gateway.core.oauth import (
@@ -28,6 +29,7 @@ from gateway.runtime.credentials import AccountCredentials
 from gateway.runtime.grants import TokenAnswer, TokenRequest
 from gateway.runtime.identity_ports import Tokens
 from gateway.runtime.token_endpoint import TokenEndpoint
+from gateway.web.oauth_description import describe_ticket, describe_token
 
 REALM = "gateway"
 JWKS_MAX_AGE_S = 300
@@ -69,11 +71,19 @@ def oauth_router(services: OAuthServices) -> APIRouter:
     """Make the routes over the services."""
     router = APIRouter(tags=["oauth"])
 
-    @router.post("/token", summary="Get an access token (RFC 6749)")
+    @router.post("/token", summary="Get an access token (RFC 6749)", openapi_extra=describe_token())
     async def token(request: Request) -> Response:
         return await _token(services, request)
 
-    @router.post("/ws/ticket", summary="Get a single-use ticket for a WebSocket URL")
+    # It decides nothing: it tells `/docs` that a bearer is wanted, and refuses none by itself.
+    bearer = Security(HTTPBearer(auto_error=False, description="An access token of `/token`."))
+
+    @router.post(
+        "/ws/ticket",
+        summary="Get a single-use ticket for a WebSocket URL",
+        dependencies=[bearer],
+        openapi_extra=describe_ticket(),
+    )
     async def ticket(request: Request) -> Response:
         return await _ticket(services, request)
 

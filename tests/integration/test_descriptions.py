@@ -103,3 +103,41 @@ async def test_commands_that_the_gateway_refuses_do_not_fit_their_description(st
     ]:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(command, payload_schema(document, action))
+
+
+# ---------------------------------------------------------------------------------------------- OpenAPI
+
+
+async def test_requests_and_answers_of_the_oauth_endpoints_fit_their_description(start: Start) -> None:
+    gateway = await start(docs="on")
+    document = (await gateway.http.get("/openapi.json")).json()
+    token, ticket = document["paths"]["/token"]["post"], document["paths"]["/ws/ticket"]["post"]
+    assert ticket["security"] == [{"HTTPBearer": []}]
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    answers = await gateway.token("alice", scope="member")
+    form = token["requestBody"]["content"]["application/x-www-form-urlencoded"]["schema"]
+    bearer = {"Authorization": f"Bearer {answers['access_token']}"}
+    for operation, sent, headers in [
+        (token, {"grant_type": "refresh_token", "refresh_token": answers["refresh_token"]}, {}),
+        (token, {"grant_type": "password", "username": "alice", "password": "x" * 12, "scope": "member"}, {}),
+        (token, {"grant_type": "client_credentials", "client_id": "billing", "client_secret": "x"}, {}),
+        (ticket, {"origin": "https://app.example.com"}, bearer),
+        (ticket, {"origin": None}, {"Authorization": "Bearer junk"}),
+        (ticket, {}, {}),
+        (ticket, {"origin": "*"}, bearer),
+    ]:
+        if operation is token:
+            jsonschema.validate(sent, form)
+            assert set(sent) <= set(form["properties"])
+            response = await gateway.http.post("/token", data=sent)
+        else:
+            jsonschema.validate(sent, ticket["requestBody"]["content"]["application/json"]["schema"])
+            response = await gateway.http.post("/ws/ticket", json=sent, headers=headers)
+        if response.status_code == 200:
+            gateway.keep(response.json())
+        described_answer = operation["responses"][str(response.status_code)]
+        jsonschema.validate(response.json(), described_answer["content"]["application/json"]["schema"])
+        for name in described_answer.get("headers", ()):
+            assert name in response.headers
+    assert "422" not in token["responses"]
+    assert "422" not in ticket["responses"]
