@@ -103,6 +103,7 @@ lock: $(BIN)/python ## resolve the dependencies anew into the locks (UPGRADE=1 t
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --output-file requirements.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	printf "atheris>=3,<3.1; python_version < '3.12'\natheris>=3.1; python_version >= '3.12' and python_version < '3.14'\n" | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-fuzz.lock
+	printf 'cyclonedx-bom>=7.5\npip-audit>=2.10\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-audit.lock
 	printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-build.lock
 
 clean: ## remove the environment and every cache, but not .gateway/
