@@ -33,7 +33,50 @@ def _engine(url: str) -> AsyncEngine:
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        if engine.url.database:
+            _SqliteFile(Path(engine.url.database)).watch(engine.sync_engine)
     return engine
+
+
+class _SqliteFile:
+    """The file behind the connections of an engine: SQLite would not notice that it has been taken away.
+
+    On a file that was removed or replaced, open connections would go on for ever, and no account command would reach them. So
+    a connection is given out only while its file is the one under the name, and a file that has been there is not made anew:
+    an empty one would know no account and no revocation.
+
+    Args:
+        path: Its name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = False
+
+    def watch(self, engine: sa.Engine) -> None:
+        """Look at each connection that the engine opens or gives out."""
+        sa.event.listen(engine, "do_connect", self._opening)
+        sa.event.listen(engine, "connect", self._opened)
+        sa.event.listen(engine, "checkout", self._given_out)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _opening(self, *_: object) -> None:
+        if self._seen and self._identity() is None:
+            raise FileNotFoundError("the file of the database has been taken away")
+
+    def _opened(self, _connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        entry.info["file"] = self._identity()
+        self._seen = self._seen or entry.info["file"] is not None
+
+    def _given_out(self, _connection: DBAPIConnection, entry: ConnectionPoolEntry, _fairy: object) -> None:
+        if entry.info["file"] is None or entry.info["file"] != self._identity():
+            raise sa.exc.DisconnectionError  # the pool opens another one in its place
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
