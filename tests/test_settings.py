@@ -98,6 +98,25 @@ def test_value_and_file_variant_together_are_refused(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("place", ["environment", "toml"])
+def test_secret_that_was_given_in_a_way_that_cannot_be_used_is_not_said_to_be_missing_too(
+    tmp_path: Path, place: str
+) -> None:
+    both = {"secret_key": SECRET, "secret_key_file": str(tmp_path / "secret")}
+    unreadable = {"secret_key_file": str(tmp_path / "absent")}
+    (tmp_path / "secret").write_text(SECRET)
+    for given, problem in ((both, "drop one of them"), (unreadable, "cannot be read")):
+        if place == "environment":
+            environ = {f"GATEWAY_{name.upper()}": value for name, value in given.items()}
+        else:
+            config = tmp_path / "gateway.toml"
+            config.write_text("\n".join(f'{name} = "{value}"' for name, value in given.items()))
+            environ = {"GATEWAY_CONFIG": str(config)}
+        (line,) = findings(environ)
+        assert problem in line
+        assert "is not set" not in line
+
+
 def test_variable_set_to_nothing_counts_as_unset() -> None:
     assert load_settings(production(DRAIN_S="", ALLOWED_ORIGINS="", METRICS_TOKEN="")).drain_s == 10
 

@@ -128,7 +128,7 @@ def read_settings(
     try:
         settings = Settings.model_validate({name: one.value for name, one in given.items()})
     except ValidationError as wrong:
-        findings.extend(_findings(wrong, given))
+        findings.extend(one for one in _findings(wrong, given) if not _follows_from_given(one, findings))
         raise SettingsError(tuple(findings)) from None
     _claim(settings, given, findings, write=write)
     if findings:
@@ -327,6 +327,14 @@ def _follows(error: ErrorDetails, errors: list[ErrorDetails]) -> bool:
         error["type"] == "too_short"
         and any(len(other["loc"]) > length and other["loc"][:length] == error["loc"] for other in errors)
     )
+
+
+def _follows_from_given(missing: Finding, findings: list[Finding]) -> bool:
+    """Tell that a setting only lacks a value because what was given for it could not be used."""
+    name = missing.setting.removeprefix(PREFIX).lower()
+    places = (f"{missing.setting}_FILE", f"`{name}` in ", f"`{name}_file` in ")
+    told = any(one.setting == missing.setting or one.setting.startswith(places) for one in findings)
+    return told and missing.problem.startswith("is not set")
 
 
 def _finding(error: ErrorDetails, given: Mapping[str, _Given]) -> Finding:
