@@ -216,13 +216,15 @@ class FrameParser:
         encoding: How the connection writes its frames.
     """
 
-    __slots__ = ("_array_markers", "_decode", "_decode_batch", "_decode_id", "_object_markers")
+    __slots__ = ("_array_markers", "_decode", "_decode_anything", "_decode_batch", "_decode_id", "_object_markers")
 
     def __init__(self, encoding: Encoding) -> None:
         codec = msgspec.json if encoding is Encoding.JSON else msgspec.msgpack
         self._decode: Callable[[bytes | msgspec.Raw], Command] = codec.Decoder(Command).decode
         self._decode_id: Callable[[bytes | msgspec.Raw], _CommandId] = codec.Decoder(_CommandId).decode
         self._decode_batch: Callable[[bytes], list[msgspec.Raw]] = codec.Decoder(_Batch).decode
+        # MessagePack's maps may have keys of any kind, and none but text is a member's name.
+        self._decode_anything = _decode_surrogates if encoding is Encoding.JSON else msgspec.msgpack.decode
         self._array_markers = _JSON_ARRAY if encoding is Encoding.JSON else _MSGPACK_ARRAY
         self._object_markers = _JSON_OBJECT if encoding is Encoding.JSON else _MSGPACK_OBJECT
 
@@ -271,19 +273,22 @@ class FrameParser:
         try:
             return self._decode_id(body).id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return _read_lenient_id(bytes(body)) if self._array_markers is _JSON_ARRAY else None
+            return _read_lenient_id(self._decode_anything, bytes(body))
 
 
-def _read_lenient_id(body: bytes) -> int | None:
-    r"""Read the id of JSON text that is well-formed by the grammar, yet holds a lone `\ud800`, which msgspec stops at."""
-    if b"\\u" not in body:
-        return None
+def _read_lenient_id(decode: Callable[[bytes], object], body: bytes) -> int | None:
+    """Read the id of what is well-formed by its grammar, yet holds what the strict decoder stops at."""
     try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        document = decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    command_id = document.get("id") if document.__class__ is dict else None
+    command_id = document.get("id") if isinstance(document, dict) else None
     return command_id if command_id.__class__ is int and 1 <= command_id <= MAX_ID else None
+
+
+def _decode_surrogates(body: bytes) -> object:
+    r"""Decode JSON text that may hold a lone `\ud800`, which RFC 8259's grammar lets through; nothing else is worth a second look."""
+    return json.loads(body, parse_constant=_refuse_constant) if b"\\u" in body else None
 
 
 def _refuse_constant(name: str) -> None:
