@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response, WebSocket
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.origins import OriginRule
@@ -125,6 +126,7 @@ def create_app(
     app.include_router(_unknown_endpoints())
     add_refusals(app, gate)
     app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(ClientDisconnect)(_gone)
     app.exception_handler(Exception)(_internal_error)
     return app
 
@@ -146,6 +148,11 @@ async def _http_error(_: Request | WebSocket, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     detail = "" if error.detail == phrase else str(error.detail)
     return problem_response(error.status_code, detail, error.headers)
+
+
+async def _gone(_: Request | WebSocket, __: Exception) -> Response:
+    """Answer nobody: a peer that leaves before its body is whole is no fault of ours, and fills no log with tracebacks."""
+    return problem_response(400, "the body ended too early")
 
 
 async def _internal_error(_: Request | WebSocket, __: Exception) -> Response:
