@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from identity_kit import database_url
+from sqlalchemy.exc import IntegrityError
 
 from gateway.adapters.database import Database
 from gateway.adapters.identity import SchemaBehindError, open_database
@@ -175,3 +176,17 @@ async def test_a_server_database_that_is_behind_wants_an_upgrade_by_hand(
     with pytest.raises(SchemaBehindError, match="run `gateway db upgrade`"):
         async with open_database(database_url(tmp_path)):
             pass
+
+
+async def test_the_parameters_of_a_conflicting_statement_are_in_no_error(database: Database) -> None:
+    values = {"strikes": 0, "failures": ["private"], "last_failure_at": 0.0, "leases": [], "idle_at": 0.0}
+
+    async def insert() -> None:
+        async with database.write() as connection:
+            await connection.execute(THROTTLES.insert().values(key="k", **values))
+
+    await insert()
+    with pytest.raises(IntegrityError) as conflict:
+        await insert()
+    assert "private" not in str(conflict.value)
+    assert "hidden" in str(conflict.value)
