@@ -5,15 +5,15 @@ Owns the doing of each effect. Refuses to own decisions (the session's), members
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
 from gateway.core import effects
 from gateway.core.batches import MAX_JOINED_BYTES
-from gateway.core.decision import ChannelOptions
+from gateway.core.decision import ChannelOptions, Policy
 from gateway.core.effects import Effect
 from gateway.core.errors import (
     Close,
@@ -24,15 +24,14 @@ from gateway.core.errors import (
     Refusal,
     StateUnavailableError,
 )
-from gateway.core.frames import ENCODERS, Encoding, MessagePush, SharedPush
+from gateway.core.frames import MessagePush, SharedPush
 from gateway.core.handshake import Subprotocol
 from gateway.core.principal import ConnectionFacts, Principal
 from gateway.core.session import Phase, Session
 from gateway.core.session_events import Completed, Ended, Event, Failed, Lost, PolicyChanged, Received, Refreshed
-from gateway.runtime.ports import Broadcast, Direct, Message, Transport, VerifiedCredential
-
-if TYPE_CHECKING:
-    from gateway.runtime.node import Node
+from gateway.runtime import errands
+from gateway.runtime.hub import Hub
+from gateway.runtime.ports import Broker, CredentialVerifier, Metrics, Transport, VerifiedCredential
 
 LINGER_S = 5.0
 """Seconds that a close frame may stay unanswered, and that a slow consumer has to drain what is queued before it."""
@@ -58,6 +57,43 @@ class Admission:
     client_nonce: bytes | None
     facts: ConnectionFacts
     address_key: str
+
+
+class Host(Protocol):
+    """What a connection asks of its node."""
+
+    policy: Policy
+    broker: Broker
+    verifier: CredentialVerifier
+    metrics: Metrics
+    hub: Hub
+    send_buffer_bytes: int
+    clock: Callable[[], float]
+    timer: Callable[[], float]
+
+    def spawn(self, work: Coroutine[Any, Any, None], connection: Connection) -> None:
+        """Run work of a connection beside it; what it does not expect ends the connection."""
+        ...
+
+    def run_aside(self, work: Coroutine[Any, Any, object], connection: Connection) -> None:
+        """Run work that nobody waits for."""
+        ...
+
+    async def invoke(self, effect: effects.Invoke, connection: Connection) -> object:
+        """Call the registered handler of an action."""
+        ...
+
+    def adopted(self, connection: Connection, principal: Principal) -> None:
+        """Note that a connection speaks with another token or other roles."""
+        ...
+
+    def left(self, connection: Connection) -> None:
+        """Deliver to a connection no longer."""
+        ...
+
+    def closed(self, connection: Connection, code: int, reason: str) -> None:
+        """Forget a connection whose transport has gone."""
+        ...
 
 
 class _Held:
@@ -96,7 +132,7 @@ class Connection:
     )
 
     def __init__(
-        self, node: Node, session: Session, transport: Transport, admission: Admission, opened_at: float
+        self, node: Host, session: Session, transport: Transport, admission: Admission, opened_at: float
     ) -> None:
         self._node = node
         self._session = session
@@ -249,7 +285,7 @@ class Connection:
         node, transport = self._node, self._transport
         transport.send(payload)
         node.metrics.bytes_sent(len(payload))
-        if transport.buffered_bytes() > node.limits.send_buffer_bytes and self._closed_with is None:
+        if transport.buffered_bytes() > node.send_buffer_bytes and self._closed_with is None:
             node.metrics.slow_consumer()
             self.end(Closes.SLOW_CONSUMER)
 
@@ -277,21 +313,23 @@ class Connection:
 
     # -------------------------------------------------------------------------------------------- effects
 
+    def _options(self, channel: str) -> ChannelOptions:
+        return self._policy.channel_options(channel)
+
+    def _room_bytes(self) -> int:
+        """Tell what one answer may hold: half of the send buffer, so that it never fills it alone."""
+        return self._node.send_buffer_bytes // 2
+
     def _do_publish(self, effect: effects.Publish) -> list[Effect]:
         return self._answer(effect.id, self._publish(effect))
 
     async def _publish(self, effect: effects.Publish) -> object:
         node = self._node
         started = node.timer()
-        position = await node.broker.publish(
-            effect.channel,
-            effect.data,
-            self._session.principal.subject,
-            node.clock(),
-            self._policy.channel_options(effect.channel),
-        )
+        subject = self._session.principal.subject
+        answer = await errands.publish(node.broker, self._options(effect.channel), effect, subject, node.clock())
         node.metrics.broker_publish(node.timer() - started)
-        return {} if position is None else {"offset": position.offset, "epoch": position.epoch}
+        return answer
 
     def _do_subscribe(self, effect: effects.Subscribe) -> list[Effect]:
         if self._node.broker.in_process:
@@ -319,38 +357,23 @@ class Connection:
 
     async def _subscribe(self, effect: effects.Subscribe) -> object:
         node, channel = self._node, effect.channel
-        options = self._policy.channel_options(channel)
+        options = self._options(channel)
         if node.hub.subscribe(self, channel):
             await node.broker.subscribe(channel)
         if options.presence:
             await self._be_present(channel, present=True)
-        answer: dict[str, object] = {"recovered": False, "messages": []}
-        position = await node.broker.position(channel, options)
-        if position is None:
-            return answer
-        answer.update(epoch=position.epoch, offset=position.offset)
-        recover = effect.recover
-        if recover is not None and recover.epoch == position.epoch and recover.offset <= position.offset:
-            answer.update(await self._recover(channel, options, recover.offset))
-        if self._held is not None and channel in self._held and isinstance(answer["offset"], int):
-            self._held[channel].upto = answer["offset"]
+        answer = await errands.position_and_missed(
+            node.broker, options, effect, self._admission.subprotocol.encoding, self._room_bytes()
+        )
+        offset = answer.get("offset")
+        if self._held is not None and channel in self._held and isinstance(offset, int):
+            self._held[channel].upto = offset
         return answer
 
     async def _be_present(self, channel: str, *, present: bool) -> None:
         principal, broker = self._session.principal, self._node.broker
         move = broker.join if present else broker.leave
         await move(channel, principal.tenant, principal.subject, self.session_id)
-
-    async def _recover(self, channel: str, options: ChannelOptions, seen: int) -> dict[str, object]:
-        """Read all that was published after `seen`, or nothing where something of it is missing or it is too much."""
-        page = await self._node.broker.history(channel, options, limit=MAX_HELD, after=seen, before=None)
-        if page.position is None:
-            return {}
-        complete = len(page.messages) == page.position.offset - seen
-        messages = self._fit(page.messages, oldest_first=True) if complete else []
-        if not complete or len(messages) < len(page.messages):
-            return {}
-        return {"recovered": True, "messages": messages, "epoch": page.position.epoch, "offset": page.position.offset}
 
     def _do_unsubscribe(self, effect: effects.Unsubscribe) -> list[Effect]:
         work = self._unsubscribe(effect.channel)
@@ -368,66 +391,23 @@ class Connection:
         return {}
 
     def _do_read_history(self, effect: effects.ReadHistory) -> list[Effect]:
-        wanted = self._answer(effect.id, self._read_history(effect))
+        options, encoding = self._options(effect.channel), self._admission.subprotocol.encoding
+        work = errands.read_history(self._node.broker, options, effect, encoding, self._room_bytes())
+        wanted = self._answer(effect.id, work)
         self._bound_answers()
         return wanted
 
-    async def _read_history(self, effect: effects.ReadHistory) -> object:
-        page = await self._node.broker.history(
-            effect.channel,
-            self._policy.channel_options(effect.channel),
-            limit=effect.limit,
-            after=effect.after,
-            before=effect.before,
-        )
-        answer: dict[str, object] = {"messages": self._fit(page.messages, oldest_first=effect.after is not None)}
-        if page.position is not None:
-            answer.update(epoch=page.position.epoch, offset=page.position.offset)
-        return answer
-
-    def _fit(self, messages: Sequence[Message], *, oldest_first: bool) -> list[dict[str, object]]:
-        """Cut a page to what one answer may hold, at the end that the question did not ask for.
-
-        What is cut off is never looked at: a thousand large messages are a hundred times an answer.
-        """
-        room = self._node.limits.send_buffer_bytes // 2
-        encoding = self._admission.subprotocol.encoding
-        encode = ENCODERS[encoding]
-        kept: list[dict[str, object]] = []
-        for message in messages if oldest_first else reversed(messages):
-            entry = _history_entry(message, encoding)
-            room -= len(encode(entry)) + 1
-            if room < 0:
-                break
-            kept.append(entry)
-        return kept if oldest_first else kept[::-1]
-
     def _do_read_presence(self, effect: effects.ReadPresence) -> list[Effect]:
-        return self._answer(effect.id, self._read_presence(effect))
-
-    async def _read_presence(self, effect: effects.ReadPresence) -> object:
-        if not self._policy.channel_options(effect.channel).presence:
-            return {"members": []}
-        counts: dict[str, int] = {}
-        for (_, subject), connections in (await self._node.broker.members(effect.channel)).items():
-            counts[subject] = counts.get(subject, 0) + connections
-        return {"members": [{"subject": subject, "connections": count} for subject, count in sorted(counts.items())]}
+        channel = effect.channel
+        return self._answer(effect.id, errands.read_presence(self._node.broker, self._options(channel), channel))
 
     def _do_send_to_user(self, effect: effects.SendToUser) -> list[Effect]:
-        return self._answer(effect.id, self._send_to_user(effect))
-
-    async def _send_to_user(self, effect: effects.SendToUser) -> object:
-        node, principal = self._node, self._session.principal
-        direct = Direct(principal.tenant, effect.to, effect.data, principal.subject, node.clock())
-        return {"delivered": await node.broker.send(direct)}
+        node, sender = self._node, self._session.principal
+        return self._answer(effect.id, errands.send_to_user(node.broker, effect, sender, node.clock()))
 
     def _do_send_to_tenant(self, effect: effects.SendToTenant) -> list[Effect]:
-        return self._answer(effect.id, self._send_to_tenant(effect))
-
-    async def _send_to_tenant(self, effect: effects.SendToTenant) -> object:
-        node, principal = self._node, self._session.principal
-        await node.broker.broadcast(Broadcast(principal.tenant, effect.data, principal.subject, node.clock()))
-        return {}
+        node, sender = self._node, self._session.principal
+        return self._answer(effect.id, errands.send_to_tenant(node.broker, effect, sender, node.clock()))
 
     def _do_verify_token(self, effect: effects.VerifyToken) -> list[Effect]:
         self._node.spawn(self._verify_token(effect), self)
@@ -506,10 +486,3 @@ def _as_command_error(error: CommandError | StateUnavailableError) -> CommandErr
     if isinstance(error, CommandError):
         return error
     return CommandError(ErrorCode.UNAVAILABLE, "the gateway cannot do this now; try again")
-
-
-def _history_entry(message: Message, encoding: Encoding) -> dict[str, object]:
-    data = message.data
-    if isinstance(data, msgspec.Raw) and encoding is not Encoding.JSON:
-        data = msgspec.json.decode(data)
-    return {"offset": message.offset, "data": data, "sender": message.sender, "at": message.at}

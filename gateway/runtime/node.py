@@ -119,6 +119,7 @@ class Node:
         self.verifier = verifier
         self.metrics = metrics
         self.limits = limits
+        self.send_buffer_bytes = limits.send_buffer_bytes
         self.clock = clock
         self.timer = timer
         self.hub = Hub(metrics)
