@@ -372,6 +372,14 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         cycle.keep_alive = False
         return True
 
+    def shutdown(self) -> None:
+        """Finish the answers that are ours to finish; wait for no body, which a peer could hold the stop up with."""
+        if self._phase is _Phase.BODY and not self._deaf:
+            self._refuse(_RefusedError(503, "draining", ((b"retry-after", b"1"),)))
+            self.transport.close()
+        else:
+            super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Free everything."""
         self._expect_nothing()
