@@ -84,7 +84,8 @@ def run_tests(*, directory: Dir = None, as_json: Json = False) -> None:
     try:
         files = parse_content(read_directory(tests_directory))
     except PolicyRefusedError as error:
-        raise CommandFailure(_told(tests_directory, error.findings)) from None
+        placed = "; ".join(_placed(tests_directory, finding) for finding in error.findings)
+        raise CommandFailure(f"the policy tests cannot be read: {placed}") from None
     tests, findings = read_policy_tests(files, registry)
     findings += run_policy_tests(policy, tests, registry, time.time())
     if as_json:

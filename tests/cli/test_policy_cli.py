@@ -159,6 +159,14 @@ def test_test_says_that_there_are_none(policies: Path, capsys: Capture) -> None:
     assert capsys.readouterr().err == f"gateway: no tests; write some into `{policies}/tests`\n"
 
 
+def test_test_names_the_file_of_tests_that_cannot_be_read(policies: Path, capsys: Capture) -> None:
+    (policies / "tests").mkdir()
+    (policies / "tests" / "empty.yaml").write_text("")
+    assert run(["policy", "test", "--dir", str(policies)]) == 1
+    told = f"gateway: the policy tests cannot be read: {policies}/tests/empty.yaml:1: the file is empty\n"
+    assert capsys.readouterr().err == told
+
+
 def test_test_exits_1_on_a_refused_policy(policies: Path, capsys: Capture) -> None:
     (policies / "policy.yaml").write_text("role: {}\nrolls: {}\n")
     assert run(["policy", "test", "--dir", str(policies)]) == 1
