@@ -44,6 +44,9 @@ Examples:
 Where a command prints data, `--json` prints it for programs.
 """
 
+SUMMARY_CHARACTERS = 56
+"""What an 80 column terminal has room for beside the longest verb."""
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
@@ -109,9 +112,18 @@ def _command(name: str) -> Any:  # noqa: ANN401 - as above
     module.app.rich_markup_mode = None  # plain help: it starts in half the time and stays whole when it is copied
     module.app._add_completion = False  # noqa: SLF001 - the root offers it; Typer has no other way to withdraw it
     command = typer.main.get_command(module.app)
+    for verb in getattr(command, "commands", {}).values():
+        verb.short_help = _summary(verb.help)
     command.name = name
     command.context_settings = {"help_option_names": ["-h", "--help"], **(command.context_settings or {})}
     return command
+
+
+def _summary(text: str | None) -> str:
+    """Shorten a help to what fits its line in a list, at a joint of the sentence rather than in the middle of a word."""
+    sentence = re.split(r"[.;:]\s|\n\n", " ".join((text or "").split()) + " ")[0]
+    short = sentence if len(sentence) <= SUMMARY_CHARACTERS else sentence.partition(",")[0]
+    return f"{short.strip()}." if short.strip() else ""
 
 
 def _placeholder(name: str) -> Any:  # noqa: ANN401 - as above

@@ -46,7 +46,7 @@ _POLICY_CLOSES = {
 
 _CLOSES = {
     1000: "closed as asked",
-    1001: "this node goes away; another one takes over",
+    1001: "this node shuts down",
     1002: "the protocol was broken",
     1003: "text and binary were mixed up",
     1006: "the connection broke off",

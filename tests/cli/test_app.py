@@ -117,6 +117,14 @@ def test_help_of_every_command_has_an_example_that_names_it(capsys: pytest.Captu
         assert f"gateway {' '.join(path)}" in out.partition("xample")[2], path
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if len(leaves(name)[0]) > 1])
+def test_list_of_verbs_is_cut_nowhere(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert run([name, "--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert listed
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_light_commands_do_not_import_the_server(tmp_path: Path) -> None:
     code = (
         "import sys; from gateway.cli.app import run; run(['version']);"

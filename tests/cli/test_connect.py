@@ -179,7 +179,7 @@ async def test_client_that_is_not_to_come_back_tells_the_close(gateway: RunningG
     done = await staying
     assert done.returncode == 1
     assert "draining" in done.stdout
-    assert "closed with 1001 draining: this node goes away; another one takes over" in done.stdout
+    assert "closed with 1001 draining: this node shuts down" in done.stdout
 
 
 class Terminal:
