@@ -136,7 +136,7 @@ async def test_what_is_not_allowed_is_said_beforehand_and_refused_all_the_same(
     await vera.join(ROOM)
     publish = vera.room.get_by_role("button", name="Publish")
     await expect(publish).to_have_attribute("aria-disabled", "true")
-    await expect(vera.room.get_by_text("Your roles may not channel.publish")).to_be_visible()
+    await expect(vera.room.get_by_text("The policy does not let you publish")).to_be_visible()
     await vera.publish("let me in")
     await vera.command("channel.publish", ROOM, '{"text": "let me in"}')
     await expect(vera.notices).to_contain_text("permission_denied")
@@ -145,7 +145,7 @@ async def test_what_is_not_allowed_is_said_beforehand_and_refused_all_the_same(
     await vera.notices.get_by_role("button", name="Dismiss").click()
     await expect(vera.notices).to_be_empty()
     await vera.page.get_by_label("Channel", exact=True).fill("room:umbrella:1")
-    await expect(vera.page.locator("#subscribe-why")).to_contain_text("may not channel.subscribe to room:umbrella:1")
+    await expect(vera.page.locator("#subscribe-why")).to_contain_text("does not let you subscribe to room:umbrella:1")
     await vera.subscribe("room:umbrella:1")
     await expect(vera.notices).to_contain_text("subscribe to room:umbrella:1")
     assert await vera.messages.count() == 0
@@ -212,7 +212,7 @@ async def test_restart_of_the_server_is_survived(guests: Visitors, tmp_path: Pat
         await alice.publish("before")
         await expect(alice.messages).to_have_text(["before"])
         await first_life.aclose()
-    await expect(alice.banner).to_contain_text("Closed with")
+    await expect(alice.banner).to_contain_text(re.compile("Closed with|No connection"))
     await expect(alice.on_the_wire(re.compile("1001 draining"))).to_contain_text("going away")
     second = in_development(tmp_path, secret_watch, users={}, port=first.port)
     async with second:

@@ -720,7 +720,13 @@ async def test_reconnect_recovers_from_the_last_offset_without_gap_or_duplicate(
     async with scripted_gateway(first_life(5, 6), second) as server, node_client(url=server.url) as client:
         await connected(client)
         assert (await client.call("subscribe", ROOM))["offset"] == 4
-        assert await client.event("resubscribed") == {"channel": ROOM, "recovered": True, "messages": 2}
+        assert await client.event("resubscribed") == {
+            "channel": ROOM,
+            "recovered": True,
+            "messages": 2,
+            "epoch": "e1",
+            "offset": 8,
+        }
         await client.event("message", offset=9)
     assert offsets(client) == [5, 6, 7, 8, 9]
     assert [bool(event.get("recovered")) for event in client.seen("message")] == [False, False, True, True, False]

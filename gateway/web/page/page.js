@@ -148,7 +148,7 @@ function closed({ code, reason, local, next, meaning, delay_s: delay }) {
   const asked = meaning === "closed from here";
   wire.note(title || "closed", asked ? meaning : `${why}. ${after}`, asked ? "" : next === "stop" ? "bad" : "warn");
   byId("banner").dataset.tone = asked ? "" : next === "stop" ? "bad" : "warn";
-  byId("banner-title").textContent = asked ? "Disconnected." : `Closed with ${title}.`;
+  byId("banner-title").textContent = asked ? "Disconnected." : code ? `Closed with ${title}.` : "No connection.";
   byId("banner-text").dataset.meaning = asked ? "" : `${capital(why)}.`;
   byId("banner-stop").hidden = next === "stop";
   loginAgain = next === "stop" && LOGIN_AGAIN.has(reason);
@@ -240,7 +240,7 @@ async function askBeforeSubscribing() {
 function subscribeWhy(channel, answer) {
   if (answer instanceof Error) return answer.code === "invalid_data" ? "This is no channel's name: words joined by colons." : "";
   const may = answer.actions.find(({ action }) => action === "channel.subscribe");
-  if (!may) return `Your roles may not channel.subscribe to ${channel}. Try, and see the refusal.`;
+  if (!may) return `The policy does not let you subscribe to ${channel}. Try, and see the refusal.`;
   return may.conditional ? "A condition of the policy decides." : "";
 }
 

@@ -889,8 +889,8 @@ export class Portcullis {
     const link = this.#link;
     const { channel } = subscription;
     try {
-      const { recovered, messages } = await this.#subscribe(subscription);
-      this.#emit("resubscribed", { channel, recovered: Boolean(recovered), messages: messages?.length ?? 0 });
+      const { recovered, messages, epoch, offset } = await this.#subscribe(subscription);
+      this.#emit("resubscribed", { channel, recovered: Boolean(recovered), messages: messages?.length ?? 0, epoch, offset });
     } catch (error) {
       if (error.code === "disconnected" || error.code === "not_connected") return; // the next welcome tries again
       if (!PASSING.has(error.code)) {

@@ -128,7 +128,7 @@ class Room {
     const why = !connected
       ? "There is no connection now."
       : may === undefined
-        ? `Your roles may not channel.publish to ${this.channel}.`
+        ? `The policy does not let you publish to ${this.channel}.`
         : undefined;
     permit(this.button, why);
     this.why.textContent = why ?? (may ? "A condition of the policy looks at each message." : "");
@@ -200,9 +200,10 @@ export class Rooms {
     this.#rooms.get(frame.channel)?.presence(frame);
   }
 
-  resubscribed({ channel, recovered, messages }) {
+  resubscribed({ channel, recovered, messages, epoch, offset }) {
     const room = this.#rooms.get(channel);
     if (!room) return;
+    if (epoch !== room.epoch) room.at(epoch, offset); // within an epoch the messages have told it
     if (recovered) room.note(messages ? `back again, ${messages} missed and recovered` : "back again, nothing missed", "good");
     else room.note("back again; messages may be missing", "warn");
     this.#showPresence(room).catch((error) => this.#notify(error, `see who is in ${channel}`));

@@ -16,7 +16,7 @@ const ERRORS = {
   not_connected: "There is no connection to send this on.",
   disconnected: "The connection ended before an answer came. It may or may not have been done.",
   no_answer: "No answer came in time. It may or may not have been done.",
-  invalid_grant: "Wrong user or password, or a login that has ended.",
+  invalid_grant: "Wrong user or password, or the account is disabled.",
   invalid_client: "This client is unknown to the gateway.",
   invalid_scope: "More roles were asked for than the account has.",
   unsupported_grant_type: "Password logins are switched off on this gateway.",
