@@ -18,8 +18,9 @@ from jose.backends.cryptography_backend import CryptographyECKey
 from jose.exceptions import JOSEError
 
 from gateway.adapters.key_store import KeyStore, SigningKey
+from gateway.adapters.sealing import SealBrokenError
 from gateway.core.claims import AccessClaims, read_claims
-from gateway.core.errors import HandshakeRefusedError, Refusal
+from gateway.core.errors import HandshakeRefusedError, Refusal, StateUnavailableError
 from gateway.core.signing import decode_base64url, hkdf_sha256
 from gateway.runtime.identity_ports import MintedToken, ProvenToken, UnknownKeyError
 
@@ -73,11 +74,20 @@ class JoseTokens:
         """Read the key store again.
 
         Raises:
-            SealBrokenError: The keys were sealed with a secret that is not known.
-            StateUnavailableError: The database cannot be reached; the keys stay as they were.
+            SealBrokenError: The keys were sealed with a secret that is not known; before any could be opened.
+            StateUnavailableError: The database cannot be reached; the keys stay as they were. Or another process has sealed
+                them with a secret that is not known here: then none counts any more, for any might have been dropped.
         """
         async with self._reading:  # or what was read first might be taken last, and bring a dropped key back
-            opened = await self._store.load()
+            try:
+                opened = await self._store.load()
+            except SealBrokenError:
+                if not self._active:
+                    raise
+                self._keys = {}
+                raise StateUnavailableError(
+                    "the signing keys are sealed with another secret now; start this node again with it"
+                ) from None
             self._keys = {key.kid: _prepared(key) for key in opened}
             self._active = next(key.kid for key in opened if key.active)
 
@@ -106,8 +116,14 @@ class JoseTokens:
         return kid in self._keys
 
     def mint(self, claims: AccessClaims, own: Mapping[str, str]) -> MintedToken:
-        """Sign a token with the active key."""
-        key = self._keys[self._active]
+        """Sign a token with the active key.
+
+        Raises:
+            StateUnavailableError: The keys cannot be opened any more.
+        """
+        key = self._keys.get(self._active)
+        if key is None:
+            raise StateUnavailableError("there is no key to sign with")
         payload = msgspec.json.encode({**own, **_written(claims)})
         token = jws.sign(payload, key.private, headers={"typ": TOKEN_TYPE, "kid": key.kid}, algorithm=ALGORITHM)
         return MintedToken(token, _derive(key, claims.jti))

@@ -81,13 +81,24 @@ class PolledChangeFeed:
             newest = await self._changes.newest()
             await self._directory.load(self._clock())
             self._floor = newest
+        keys: list[tuple[int, Change]] = []
         for number, change in await self._unseen(self._floor, asked_at):
+            if change is not None and change.kind is ChangeKind.KEYS:
+                keys.append((number, change))
+                continue
             if change is not None:
-                if change.kind is ChangeKind.KEYS:
-                    await self._tokens.reload()
                 self._directory.hear(change)
                 apply(change)
             self._seen[number] = asked_at
+        if keys:
+            # Last, and told whatever comes of it: keys that cannot be read must not hold up the news about accounts.
+            try:
+                await self._tokens.reload()
+            finally:
+                for _, change in keys:
+                    self._directory.hear(change)
+                    apply(change)
+            self._seen.update((number, asked_at) for number, _ in keys)
         self._directory.believe(asked_at)
 
     async def _unseen(self, floor: int, asked_at: float) -> list[tuple[int, Change | None]]:

@@ -200,3 +200,24 @@ async def test_each_change_of_an_account_is_told_once_with_the_connections_it_to
     ended = await gateway.event("account.ended", subject="alice")
     assert (ended["connections"], len(gateway.events("account.ended"))) == (1, 1)
     assert await gateway.metric("gateway_revocation_seconds_count") == 2.0
+
+
+async def test_a_node_whose_secret_is_no_longer_the_keys_own_trusts_nothing_and_hears_on(
+    gateway: RunningGateway,
+) -> None:
+    answer = await gateway.token("alice")
+    alice = await gateway.peer(answer=answer)
+    await gateway.token("bob")
+    async with open_token_services(
+        gateway.gateway.settings.database_url,
+        secret_key="another secret of thirty-two bytes or more",
+        secret_key_previous=SECRET_KEY,
+        terms=gateway.gateway.identity.terms,
+    ) as elsewhere:
+        await elsewhere.keys.rotate()
+        assert await alice.closed() == (1008, "revoked_token")
+    down = await gateway.event("database.down")
+    assert "another secret" in down["detail"]
+    form = {"grant_type": "password", "username": "bob", "password": "correct horse battery bob"}
+    assert (await gateway.http.post("/token", data=form)).status_code == 503
+    assert (await gateway.http.get("/healthz")).status_code == 200
