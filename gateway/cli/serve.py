@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,6 +49,15 @@ def serve(
     dev: Annotated[bool, typer.Option("--dev", help="Development mode: a secret and demo users of its own.")] = False,
 ) -> int:
     """Start the gateway; SIGTERM or Ctrl-C drains and stops it."""
+    # Until the server takes its signals: as the first process of a container, one without a handler would not hear SIGTERM.
+    before = signal.signal(signal.SIGTERM, _stop_before_start)
+    try:
+        return _serve(host, port, workers, dev=dev)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _serve(host: str, port: int, workers: int, *, dev: bool) -> int:
     if workers > 1:
         raise CommandFailure(
             f"`--workers {workers}` needs a shared broker, which this release does not have yet; leave it at 1"
@@ -60,6 +71,11 @@ def serve(
     from gateway.compose import run_server  # noqa: PLC0415 - half a second of imports that no refusal should wait for
 
     return run_server(settings, host, port, ready=_introduce if settings.development else None)
+
+
+def _stop_before_start(_number: int, _frame: FrameType | None) -> None:
+    """End with success: there is nothing to drain yet."""
+    raise SystemExit(0)
 
 
 def _free_port(host: str) -> int:

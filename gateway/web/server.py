@@ -69,7 +69,7 @@ def _listen_failure(host: str, port: int, error: OSError) -> str:
     where = f"cannot listen on `{host}` port `{port}`"
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{where}: something else listens there; stop it or choose another port with `--port`"
+            return f"{where}: something else listens there; stop it or choose another port with `--port` (`PORT=` before `make run`)"
         case errno.EACCES:
             return f"{where}: not permitted; choose a port above 1023 with `--port`"
         case errno.EADDRNOTAVAIL:

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from program import PROGRAM, clean_environment
 
 from gateway.cli.app import run
 from gateway.cli.demo_users import keep_demo_users, read_demo_users
@@ -66,6 +69,23 @@ async def test_development_server_introduces_itself_keeps_its_passwords_and_stop
     refused = await program("serve", "--port", "0", environ={"GATEWAY_SECRET_KEY": SECRET})
     assert refused.returncode == 1
     assert "gateway users delete" in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see which signals are handled")
+def test_a_server_that_is_stopped_before_it_serves_ends_with_0(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*PROGRAM, "serve", "--dev", "--port", "0"], cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE
+    )
+    try:
+        status = Path(f"/proc/{process.pid}/status")
+        bit = 1 << (signal.SIGTERM - 1)
+        while not int(re.search(r"^SigCgt:\s*(\w+)", status.read_text(), re.MULTILINE)[1], 16) & bit:  # type: ignore[index]
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, b"")
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize(

@@ -374,6 +374,7 @@ def test_joined_arrays_are_bounded() -> None:
     conversation.send(*({"id": n, "action": "big", "data": 0} for n in (1, 2, 3)), batch=True)
     for n in (1, 2, 3):
         conversation.tell(Completed(n, "x" * 30_000, NOW))
+    assert 90_000 < conversation.session.waiting_bytes < 91_000
     first, second = conversation.said()
     assert [frame["id"] for frame in first] == [1, 2]
     assert second["id"] == 3

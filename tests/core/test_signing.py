@@ -112,7 +112,10 @@ def test_text_that_does_not_hold_says_how(payload: bytes, expected: SignatureFai
 
 def test_upper_case_digits_do_not_hold() -> None:
     frame = Signer(KEY, Encoding.JSON).sign(BODY)
-    assert failure(Verifier(KEY, Encoding.JSON), frame[:3] + frame[3:67].upper() + frame[67:]) is SignatureFailure.MALFORMED
+    assert (
+        failure(Verifier(KEY, Encoding.JSON), frame[:3] + frame[3:67].upper() + frame[67:])
+        is SignatureFailure.MALFORMED
+    )
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ async def test_short_lived_token_is_renewed_again_and_again_on_one_connection(st
 
 
 async def test_token_that_cannot_be_renewed_ends_with_expired_token(start: Start) -> None:
-    gateway = await start(access_token_ttl_s="1")
+    gateway = await start(access_token_ttl_s="4")
     tokens = [{name: value for name, value in (await gateway.token("alice")).items() if name != "refresh_token"}]
     async with node_client(url=gateway.url, tokens=tokens, credential="subprotocol", reconnect=False) as client:
         await client.call("connect")

@@ -193,7 +193,7 @@ async def test_busy_port_is_one_clear_line() -> None:
             listen("127.0.0.1", port)
     assert str(caught.value) == (
         f"cannot listen on `127.0.0.1` port `{port}`: something else listens there;"
-        " stop it or choose another port with `--port`"
+        " stop it or choose another port with `--port` (`PORT=` before `make run`)"
     )
 
 
