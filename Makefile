@@ -15,8 +15,12 @@ RUN_STAMP := $(VENV)/.stamp-run
 DEV_STAMP := $(VENV)/.stamp-dev
 FUZZ_STAMP := $(VENV)/.stamp-fuzz
 
+# What looks at the dependencies stands apart from them: its own are many, and one of them is pip.
+AUDIT := $(VENV)-audit
+AUDIT_STAMP := $(AUDIT)/.stamp
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types floors core suite policy cover fuzz e2e lock clean
+.PHONY: help run test lint types floors core suite policy cover fuzz e2e image lock sbom audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +54,11 @@ $(FUZZ_STAMP): requirements-fuzz.lock $(DEV_STAMP)
 	@$(PIP) install --require-hashes -r requirements-fuzz.lock
 	@touch $@
 
+$(AUDIT_STAMP): requirements-audit.lock
+	@$(PYTHON) -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-audit.lock
+	@touch $@
+
 # ---------------------------------------------------------------------------------------------- run
 
 run: $(RUN_STAMP) ## start the gateway in development mode on PORT (8000)
@@ -73,15 +82,15 @@ floors: $(DEV_STAMP) ## import-linter: inner floors know nothing of outer ones
 core: $(DEV_STAMP) ## the core's tests, every branch of the core covered
 	$(BIN)/pytest tests/core --numprocesses $(JOBS) --cov gateway.core --cov-branch --cov-report term-missing:skip-covered --cov-fail-under 100
 
-suite: $(DEV_STAMP) ## every other test but those in a browser
-	$(BIN)/pytest tests --ignore tests/core --ignore tests/e2e --numprocesses $(JOBS)
+suite: $(DEV_STAMP) ## every other test but those in a browser or a container
+	$(BIN)/pytest tests --ignore tests/core --ignore tests/e2e -m "not container" --numprocesses $(JOBS)
 
 policy: $(DEV_STAMP) ## lint the shipped policies and run their tests
 	$(BIN)/gateway policy lint --dir policies
 	$(BIN)/gateway policy test --dir policies
 
 cover: $(DEV_STAMP) ## branch coverage of the whole package, as a page in htmlcov/
-	$(BIN)/pytest tests --ignore tests/e2e --numprocesses $(JOBS) --cov gateway --cov-branch --cov-report html --cov-report term:skip-covered
+	$(BIN)/pytest tests --ignore tests/e2e -m "not container" --numprocesses $(JOBS) --cov gateway --cov-branch --cov-report html --cov-report term:skip-covered
 
 fuzz: $(FUZZ_STAMP) ## coverage-guided fuzzing of the frame parser for SECONDS (60)
 	$(BIN)/python tests/fuzz/fuzz_frames.py -max_total_time=$(SECONDS)
@@ -91,6 +100,12 @@ e2e: $(DEV_STAMP) ## the try page in a real Chromium
 	if [ $$status -eq 3 ]; then echo "e2e skipped: no chromium here, and no way to install one"; exit 0; fi; \
 	if [ $$status -ne 0 ]; then exit $$status; fi; \
 	CHROMIUM="$$chromium" $(BIN)/pytest tests/e2e
+
+image: $(DEV_STAMP) ## the container image, built and run without an engine (Debian, as root)
+	@sh .ci/builder; status=$$?; \
+	if [ $$status -eq 3 ]; then echo "image skipped: nothing to build it with here, and no way to install it"; exit 0; fi; \
+	if [ $$status -ne 0 ]; then exit $$status; fi; \
+	$(BIN)/pytest tests/container -m container
 
 # ---------------------------------------------------------------------------------------------- keep
 
@@ -106,5 +121,12 @@ lock: $(BIN)/python ## resolve the dependencies anew into the locks (UPGRADE=1 t
 	printf 'cyclonedx-bom>=7.5\npip-audit>=2.10\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-audit.lock
 	printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-build.lock
 
+sbom: $(AUDIT_STAMP) ## the bill of materials of what runs (CycloneDX), in dist/
+	@mkdir -p dist
+	$(AUDIT)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --mc-type application --output-reproducible --spec-version 1.6 --output-format JSON --validate --output-file dist/portcullis-gateway.cdx.json
+
+audit: $(AUDIT_STAMP) ## known vulnerabilities of what runs; asks an advisory service
+	@$(AUDIT)/bin/python .ci/audit.py requirements.lock
+
 clean: ## remove the environment and every cache, but not .gateway/
-	rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AUDIT) .image .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
