@@ -52,6 +52,9 @@ class Pod:
 
     def mount(self) -> None:
         """Make every volume and every mount of every container."""
+        self.root.mkdir(exist_ok=True)
+        if self.volumes is not None:
+            self.volumes.mkdir(exist_ok=True)
         volumes = {volume["name"]: self._volume(volume) for volume in self.spec["volumes"]}
         for container in [*self.spec.get("initContainers", []), *self.spec["containers"]]:
             for mount in container["volumeMounts"]:
@@ -191,8 +194,6 @@ class RunningNode:
 
 async def start_node(rendered: Rendered, root: Path, volumes: Path, **elsewhere: Mapping[str, str]) -> RunningNode:
     """Start the Deployment's pod: init containers one after the other, then the gateway, until it is ready."""
-    root.mkdir()
-    volumes.mkdir(exist_ok=True)
     named = {name.replace("_", "-"): data for name, data in elsewhere.items()}
     pod = Pod(rendered.node, rendered, root, named, volumes)
     pod.mount()
@@ -213,7 +214,6 @@ async def start_node(rendered: Rendered, root: Path, volumes: Path, **elsewhere:
 
 async def helm_test(node: RunningNode, root: Path, **elsewhere: Mapping[str, str]) -> Ended:
     """Run the pod of `helm test` against a running node; the Service's name leads to it."""
-    root.mkdir()
     spec: dict[str, Any] = node.rendered.one("Pod", f"{NAME}-test")["spec"]
     named = {name.replace("_", "-"): data for name, data in elsewhere.items()}
     service = f"{NAME}.{NAMESPACE}.svc:{node.rendered.one('Service')['spec']['ports'][0]['port']}"

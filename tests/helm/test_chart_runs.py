@@ -139,9 +139,7 @@ async def test_two_first_administrators_at_once_make_one_and_both_succeed(tmp_pa
     rendered = quick("default")
     (container,) = rendered.node["initContainers"]
     pods = []
-    (tmp_path / "claims").mkdir()
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
         pods.append(Pod(rendered.node, rendered, tmp_path / name, volumes=tmp_path / "claims"))
         pods[-1].mount()
     # The tables are there, as behind the migration Job; the two differ in nothing but the moment.
@@ -159,8 +157,6 @@ async def test_a_deleted_first_administrator_stays_away_while_there_are_others(t
     rendered = quick("default")
     (container,) = rendered.node["initContainers"]
     pod = Pod(rendered.node, rendered, tmp_path / "pod", volumes=tmp_path / "claims")
-    (tmp_path / "pod").mkdir()
-    (tmp_path / "claims").mkdir()
     pod.mount()
 
     async def gateway(*words: str) -> Ended:
@@ -184,8 +180,6 @@ async def test_a_first_administrator_with_an_unknown_role_stops_the_start_with_t
     (container,) = rendered.node["initContainers"]
     named = {name.replace("_", "-"): data for name, data in THEIRS.items()}
     pod = Pod(rendered.node, rendered, tmp_path / "pod", named, tmp_path / "claims")
-    (tmp_path / "pod").mkdir()
-    (tmp_path / "claims").mkdir()
     pod.mount()
     refused = await pod.run(container)
 
