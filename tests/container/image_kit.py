@@ -100,6 +100,11 @@ class Builder:
             ROOT,
         )
 
+    def forget_image(self) -> None:
+        """Remove what was built; the stand-in base stays for the next time."""
+        self("rmi", IMAGE)
+        self("rmi", "--prune")
+
     @contextmanager
     def tree(self, image: str) -> Iterator[Path]:
         """Mount what an image holds."""

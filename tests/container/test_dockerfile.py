@@ -104,3 +104,16 @@ def test_the_health_check_asks_the_port_that_is_exposed_with_what_is_inside() ->
 def test_no_secret_and_no_address_of_an_index_stands_in_the_file() -> None:
     assert not re.search(r"index-url|trusted-host|PASSWORD|TOKEN|SECRET_KEY", TEXT)
     assert {name.partition("=")[0] for name in of("ARG")} == {"PYTHON_IMAGE", "VERSION", "REVISION", "SOURCE"}
+
+
+def test_the_page_names_what_the_file_says() -> None:
+    page = (ROOT / "docs" / "container.md").read_text()
+    final = dict(final_stage())
+    (data_dir,) = re.findall(r"GATEWAY_DATA_DIR=(\S+)", TEXT)
+
+    assert f"`{json.loads(final['VOLUME'])[0]}`" in page
+    assert f"`{data_dir.rpartition('/')[2]}` within it (`GATEWAY_DATA_DIR`)" in page
+    assert f"port {final['EXPOSE']}" in page
+    assert "user {0}, group {1}".format(*final["USER"].split(":")) in page
+    settings = set(re.findall(r"^\| `(GATEWAY_\w+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
+    assert {name.removesuffix("_FILE") for name in re.findall(r"GATEWAY_[A-Z_]+", page)} <= settings

@@ -24,14 +24,15 @@ RELEASE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 
 
 @pytest.fixture(scope="module")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     work = tmp_path_factory.mktemp("build")
     made = Builder(ROOT / ".image")
     made.ensure_base(work)
     made.build(
         work, PYTHON_IMAGE=BASE, VERSION=RELEASE, REVISION="0123456789abcdef", SOURCE="https://example.com/portcullis"
     )
-    return made
+    yield made
+    made.forget_image()
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +256,16 @@ print(urlopen("http://127.0.0.1:8000/token", urlencode(form).encode()).read().de
     )
     assert json.loads(login.stdout)["token_type"] == "bearer", login.stderr
     assert again.stop() == 0, again.output
+
+
+def test_it_can_be_tried_in_development_mode(container: Run, volume: Path) -> None:
+    running = container(GATEWAY_PUBLIC_URL="http://127.0.0.1:8000")
+    running.start("serve", "--dev", "--host", "0.0.0.0")  # noqa: S104 - what a container listens on
+    running.await_health()
+
+    assert running.stop() == 0, running.output
+    assert "alice" in json.loads((volume / "data" / "demo-users.json").read_text())
+    assert "alice" in running.output
 
 
 def test_it_takes_a_volume_that_was_mounted_for_its_group(container: Run, volume: Path) -> None:
