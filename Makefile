@@ -20,7 +20,7 @@ AUDIT := $(VENV)-audit
 AUDIT_STAMP := $(AUDIT)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types floors core suite policy cover fuzz e2e image lock sbom audit clean
+.PHONY: help run test lint types floors core suite policy cover chart cluster fuzz e2e image lock sbom audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,15 @@ policy: $(DEV_STAMP) ## lint the shipped policies and run their tests
 
 cover: $(DEV_STAMP) ## branch coverage of the whole package, as a page in htmlcov/
 	$(BIN)/pytest tests --ignore tests/e2e -m "not container" --numprocesses $(JOBS) --cov gateway --cov-branch --cov-report html --cov-report term:skip-covered
+
+chart: $(DEV_STAMP) ## the Helm chart alone, by the helm of the PATH where there is one
+	HELM="$$(command -v helm)" $(BIN)/pytest tests/helm --numprocesses $(JOBS)
+
+cluster: $(DEV_STAMP) ## the chart on a real Kubernetes API server, which Go builds (minutes, once)
+	@programs=$$(sh .ci/cluster); status=$$?; \
+	if [ $$status -eq 3 ]; then echo "cluster skipped: no go here to build an API server with"; exit 0; fi; \
+	if [ $$status -ne 0 ]; then exit $$status; fi; \
+	CLUSTER="$$programs" HELM="$$(command -v helm)" $(BIN)/pytest tests/helm/test_chart_cluster.py
 
 fuzz: $(FUZZ_STAMP) ## coverage-guided fuzzing of the frame parser for SECONDS (60)
 	$(BIN)/python tests/fuzz/fuzz_frames.py -max_total_time=$(SECONDS)
