@@ -7,6 +7,7 @@ import contextlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +55,14 @@ class Prometheus:
         return {each["labels"]["job"]: each for each in (await self.get("targets"))["activeTargets"]}
 
     async def all_up(self, jobs: int) -> dict[str, dict[str, Any]]:
-        """Wait until every target has been scraped well."""
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                targets = await self.targets()
-                if len(targets) == jobs and all(each["health"] == "up" for each in targets.values()):
-                    return targets
-                failed = {job: each["lastError"] for job, each in targets.items() if each["health"] == "down"}
-                assert not failed, failed
-                await asyncio.sleep(0.05)
+        """Wait until every target has been scraped well; on a busy machine a scrape may time out first."""
+        targets: dict[str, dict[str, Any]] = {}
+        deadline = time.monotonic() + WAIT_S
+        while len(targets) < jobs or any(each["health"] != "up" for each in targets.values()):
+            assert time.monotonic() < deadline, {job: each["lastError"] for job, each in targets.items()}
+            await asyncio.sleep(0.05)
+            targets = await self.targets()
+        return targets
 
 
 @contextlib.asynccontextmanager
