@@ -114,6 +114,6 @@ def test_the_page_names_what_the_file_says() -> None:
     assert f"`{json.loads(final['VOLUME'])[0]}`" in page
     assert f"`{data_dir.rpartition('/')[2]}` within it (`GATEWAY_DATA_DIR`)" in page
     assert f"port {final['EXPOSE']}" in page
-    assert "user {0}, group {1}".format(*final["USER"].split(":")) in page
+    assert "user {}, group {}".format(*final["USER"].split(":")) in page
     settings = set(re.findall(r"^\| `(GATEWAY_\w+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
     assert {name.removesuffix("_FILE") for name in re.findall(r"GATEWAY_[A-Z_]+", page)} <= settings
