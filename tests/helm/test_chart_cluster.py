@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -97,7 +98,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with (home / "log").open("wb") as log:
         running = [subprocess.Popen(command, stdout=log, stderr=log) for command in (etcd, server)]
         try:
-            yield connected(f"https://127.0.0.1:{port}", home)
+            cluster = connected(f"https://127.0.0.1:{port}", home)
+            with contextlib.closing(cluster.http):
+                yield cluster
         finally:
             for process in reversed(running):
                 process.terminate()
