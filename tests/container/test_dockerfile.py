@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "Dockerfile").read_text()
@@ -117,3 +118,13 @@ def test_the_page_names_what_the_file_says() -> None:
     assert "user {}, group {}".format(*final["USER"].split(":")) in page
     settings = set(re.findall(r"^\| `(GATEWAY_\w+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
     assert {name.removesuffix("_FILE") for name in re.findall(r"GATEWAY_[A-Z_]+", page)} <= settings
+
+
+def test_the_chart_runs_the_image_as_it_was_made_to_run() -> None:
+    values = yaml.safe_load((ROOT / "helm" / "values.yaml").read_text())
+    templates = "".join(path.read_text() for path in (ROOT / "helm" / "templates").glob("*.tpl"))
+    final = dict(final_stage())
+
+    assert f"{values['runAsUser']}:{values['runAsUser']}" == final["USER"]
+    assert str(values["server"]["port"]) == final["EXPOSE"]
+    assert f"mountPath: {json.loads(final['VOLUME'])[0]}\n" in templates
