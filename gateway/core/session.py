@@ -16,14 +16,13 @@ from typing import ClassVar, Protocol, assert_never
 
 import msgspec
 
-from gateway.core import batches, effects
+from gateway.core import effects
 from gateway.core.commands import ActionRegistry, ActionSpec, shape
 from gateway.core.deadlines import Deadlines, Due
 from gateway.core.decision import BoundPolicy, Decision, Permission, Policy
 from gateway.core.effects import Effect
 from gateway.core.errors import Close, Closes, CommandError, ErrorCode, FrameError, SignatureError, SignatureFailure
 from gateway.core.frames import (
-    ENCODERS,
     Command,
     DrainingPush,
     Encoding,
@@ -33,7 +32,6 @@ from gateway.core.frames import (
     FrameParser,
     LimitsWelcome,
     Reply,
-    ServerFrame,
     SharedPush,
     SigningWelcome,
     UnsubscribedPush,
@@ -42,6 +40,7 @@ from gateway.core.frames import (
 from gateway.core.handlers import HANDLERS, Answer
 from gateway.core.in_flight import InFlight, Running
 from gateway.core.limits import SlidingCount, TokenBucket
+from gateway.core.outbox import Outbox
 from gateway.core.principal import ConnectionFacts, Principal
 from gateway.core.session_events import (
     Completed,
@@ -146,11 +145,9 @@ class Session:
 
     __slots__ = (
         "_abuse",
-        "_batches",
         "_bound",
         "_bucket",
         "_deadlines",
-        "_encode",
         "_encoding",
         "_in_flight",
         "_limits",
@@ -160,7 +157,6 @@ class Session:
         "_policy",
         "_refused",
         "_registry",
-        "_signer",
         "_verifier",
         "facts",
         "phase",
@@ -192,11 +188,9 @@ class Session:
         self._bound = policy.bind(principal)
         self._registry = registry
         self._encoding = encoding
-        self._encode: Callable[[object], bytes] = ENCODERS[encoding]
         self._parser = PARSERS[encoding]
         self.facts = facts
         self._limits = limits
-        self._signer = signer
         self._verifier = verifier
         self._observer = observer
         self._bucket = TokenBucket(limits.commands_per_s, max(1.0, 2 * limits.commands_per_s), now)
@@ -204,8 +198,7 @@ class Session:
         self._refused = SlidingCount(REFUSED_LIMIT, ABUSE_WINDOW_S)
         self._in_flight = InFlight()
         self._deadlines = Deadlines(principal.expires_at, limits.heartbeat_s, now)
-        self._outbox: list[bytes] = []
-        self._batches = False
+        self._outbox = Outbox(encoding, signer)
 
     # ------------------------------------------------------------------------------------------------ the two ways out
 
@@ -215,18 +208,12 @@ class Session:
 
     def flush(self) -> list[bytes]:
         """Give the payloads of all frames that wait, signed in their order; replies to batches are joined into arrays."""
-        outbox = self._outbox
-        if not outbox:
-            return []
-        self._outbox = []
-        bodies = batches.join(outbox, self._encoding) if self._batches and len(outbox) > 1 else outbox
-        signer = self._signer
-        return bodies if signer is None else [signer.sign(body) for body in bodies]
+        return self._outbox.flush()
 
     @property
     def waiting_bytes(self) -> int:
         """Tell how much waits for `flush`."""
-        return sum(map(len, self._outbox))
+        return self._outbox.waiting_bytes
 
     def welcome(self, server_nonce: str | None, now: float) -> bytes:
         """Give the payload of the first frame; before anything else goes out.
@@ -247,15 +234,13 @@ class Session:
             limits=LimitsWelcome(limits.max_frame_bytes, limits.commands_per_s, limits.max_channels),
             signing=msgspec.UNSET if server_nonce is None else SigningWelcome(server_nonce),
         )
-        body = self._encode(frame)
-        return body if self._signer is None else self._signer.sign(body)
+        return self._outbox.payload(frame)
 
     def payload(self, push: SharedPush) -> bytes | None:
         """Give the payload of a push to this connection; None when it is past that. The outbox is to be empty."""
         if self.phase is Phase.CLOSING or self.phase is Phase.CLOSED:
             return None
-        body = push.body(self._encoding)
-        return body if self._signer is None else self._signer.sign(body)
+        return self._outbox.shared_payload(push)
 
     # ------------------------------------------------------------------------------------------------ what handlers see
 
@@ -307,7 +292,7 @@ class Session:
         try:
             if parser.is_batch(body):
                 items = parser.split(body)
-                self._batches = True
+                self._outbox.in_arrays = True
                 for item in items:
                     if self.phase is Phase.CLOSING:
                         break
@@ -356,7 +341,7 @@ class Session:
             return
         if isinstance(todo, Answer):
             self._in_flight.end(command_id)
-            self._push(Reply(command_id, todo.data))
+            self._outbox.put(Reply(command_id, todo.data))
             self._observer.finished(action, "ok", 0.0)
         else:
             wanted.append(todo)
@@ -381,7 +366,7 @@ class Session:
 
     def _complete(self, event: Completed) -> list[Effect]:
         done = self._in_flight.end(event.id)
-        self._push(Reply(event.id, event.data))
+        self._outbox.put(Reply(event.id, event.data))
         self._observer.finished(done.action, "ok", max(0.0, event.now - done.started_at))
         wanted: list[Effect] = []
         if done.channel is not None:
@@ -432,11 +417,8 @@ class Session:
     def _refuse(self, command_id: int | None, action: str, error: CommandError, duration_s: float) -> None:
         retry = msgspec.UNSET if error.retry_after_s is None else round(error.retry_after_s, 3)
         body = ErrorBody(error.code.value, error.message, retry)
-        self._push(ErrorFrame(body, msgspec.UNSET if command_id is None else command_id))
+        self._outbox.put(ErrorFrame(body, msgspec.UNSET if command_id is None else command_id))
         self._observer.finished(action, error.code.value, duration_s)
-
-    def _push(self, frame: ServerFrame) -> None:
-        self._outbox.append(self._encode(frame))
 
     def _end(self, close: Close) -> list[Effect]:
         """Leave for the closing phase; the frames that wait still go out before the close."""
@@ -451,7 +433,7 @@ class Session:
         for due in self._deadlines.look(event.now, event.heard_at):
             match due:
                 case Due.EXPIRING:
-                    self._push(ExpiringPush(self.principal.expires_at))
+                    self._outbox.put(ExpiringPush(self.principal.expires_at))
                 case Due.PING:
                     wanted.append(effects.SendPing())
                 case Due.EXPIRED:
@@ -493,7 +475,7 @@ class Session:
         if channel not in self.subscriptions:
             return []
         del self.subscriptions[channel]
-        self._push(UnsubscribedPush(channel, reason))
+        self._outbox.put(UnsubscribedPush(channel, reason))
         return [effects.Unsubscribe(None, channel)]
 
     def _lose_position(self, event: PositionLost) -> list[Effect]:
@@ -501,7 +483,7 @@ class Session:
 
     def _drain(self, event: DrainStarted) -> list[Effect]:
         self.phase = Phase.DRAINING
-        self._push(DrainingPush(event.reconnect_after_s))
+        self._outbox.put(DrainingPush(event.reconnect_after_s))
         return []
 
     def _finish(self, event: Ended) -> list[Effect]:
@@ -510,7 +492,7 @@ class Session:
     def _lose(self, _event: Lost) -> list[Effect]:
         self.phase = Phase.CLOSED
         self._in_flight.forget_waiting()
-        self._outbox.clear()
+        self._outbox.drop()
         return []
 
     def _complete_late(self, event: Completed | Failed | Refreshed) -> list[Effect]:
