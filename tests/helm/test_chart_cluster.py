@@ -175,6 +175,7 @@ def test_a_pod_that_falls_short_of_the_standard_is_refused_there(cluster: Cluste
 async def test_install_upgrade_rollback_and_the_chart_s_test(cluster: Cluster, tmp_path: Path) -> None:
     port = f"server.port={free_port()}"
     quick = [part for one in (port, "shutdown.preStopSeconds=0", "settings.drain_s=0") for part in ("--set", one)]
+    cluster.helm("uninstall", RELEASE, "--ignore-not-found")
     cluster.helm("install", RELEASE, str(CHART), *quick)
     drawn = cluster.secret()
     cluster.helm("upgrade", RELEASE, str(CHART), *quick, "--set", "settings.max_channels=64")
