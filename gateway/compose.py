@@ -35,10 +35,11 @@ from gateway.core.floods import FloodGate
 from gateway.core.handshake import HandshakeRules
 from gateway.core.origins import OriginRule
 from gateway.core.session import SessionLimits
+from gateway.runtime.extensions import ActionHandler
 from gateway.runtime.folding_log import FoldingLog
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.loop_lag import watch_loop_lag
-from gateway.runtime.node import ActionHandler, Node, NodeLimits
+from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.ports import Log
 from gateway.runtime.token_issue import TokenTerms
 from gateway.settings import Settings

@@ -13,16 +13,18 @@ from typing import Any
 
 from gateway.core import effects
 from gateway.core.commands import ActionRegistry
-from gateway.core.decision import BoundPolicy, Decision, Policy
-from gateway.core.errors import Close, Closes, CommandError, ErrorCode, Refusal, SignatureFailure, refusal_close
+from gateway.core.decision import Policy
+from gateway.core.errors import Close, Closes, Refusal, refusal_close
 from gateway.core.events import Event
-from gateway.core.principal import ConnectionFacts, Principal
+from gateway.core.principal import Principal
 from gateway.core.session import Session, SessionLimits
 from gateway.core.session_events import RolesChanged, TimePassed
 from gateway.core.signing import SERVER_NONCE_BYTES, Signer, Verifier, derive_keys, encode_base64url
 from gateway.runtime.connection import LINGER_S, Admission, Connection
+from gateway.runtime.extensions import ActionHandler, Extensions, Invocation
 from gateway.runtime.hub import Hub
 from gateway.runtime.ports import Broker, Change, ChangeKind, CredentialVerifier, Log, Metrics, Transport
+from gateway.runtime.witness import Witness
 
 TICK_S = 0.25
 """How exact deadlines of connections are."""
@@ -48,38 +50,6 @@ class NodeLimits:
     max_connections_per_address: int
     send_buffer_bytes: int
     session: SessionLimits
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """A command for a registered handler, authorized already.
-
-    Args:
-        principal: Who acts.
-        facts: Over what connection.
-        action: The action.
-        channel: The channel, where the action takes one.
-        data: The data, converted to the struct of the action where it has one.
-    """
-
-    principal: Principal
-    facts: ConnectionFacts
-    action: str
-    channel: str | None
-    data: object
-
-
-@dataclass(frozen=True, slots=True)
-class ActionHandler:
-    """Carries out a registered action that is not built in.
-
-    Args:
-        handle: Gives the data of the reply, or raises CommandError.
-        timeout_s: Seconds after which the command is answered with `timeout`.
-    """
-
-    handle: Callable[[Invocation], Coroutine[Any, Any, object]]
-    timeout_s: float = 10.0
 
 
 class Node:
@@ -127,7 +97,8 @@ class Node:
         self._registry = registry
         self._log = log
         self._entropy = entropy
-        self._handlers = handlers
+        self._extensions = Extensions(handlers, log)
+        self._witness = Witness(metrics, log, timer, lambda: self.policy.version)
         self._connections: dict[str, Connection] = {}
         self._wheel: dict[int, list[Connection]] = {}
         self._tick = 0
@@ -143,7 +114,7 @@ class Node:
 
     def open(self, admission: Admission, transport: Transport) -> Connection | None:
         """Take in a connection whose handshake is complete, and welcome it; or close it, and answer None."""
-        refused = self._refuse(admission)
+        refused, detail = self._refuse(admission)
         principal = self.verifier.current(admission.credential.principal)
         if refused is not None:
             self.metrics.connection_attempt(refused.reason)
@@ -151,6 +122,7 @@ class Node:
                 Event.CONNECTION_REFUSED,
                 code=refused.code,
                 reason=refused.reason,
+                detail=detail,
                 subject=principal.subject,
                 tenant=principal.tenant,
                 remote_addr=admission.facts.ip,
@@ -178,7 +150,7 @@ class Node:
             limits=self.limits.session,
             signer=signer,
             verifier=verifier,
-            observer=self,
+            observer=self._witness,
             now=now,
         )
         connection = Connection(self, session, transport, admission, now)
@@ -199,20 +171,20 @@ class Node:
         self._schedule(connection)
         return connection
 
-    def _refuse(self, admission: Admission) -> Close | None:
-        """Look once more whether the credential still counts, and whether there is room."""
+    def _refuse(self, admission: Admission) -> tuple[Close | None, str]:
+        """Look once more whether the credential still counts, and whether there is room; say which limit for the log."""
         principal, limits = admission.credential.principal, self.limits
         if self.draining:  # its handshake had begun before
-            return Closes.DRAINING
+            return Closes.DRAINING, ""
         if self.verifier.is_revoked(principal):
-            return refusal_close(Refusal.REVOKED_TOKEN)
-        if (
-            len(self._connections) >= limits.max_connections
-            or self.hub.count_subject(principal.tenant, principal.subject) >= limits.max_connections_per_user
-            or self.hub.count_address(admission.address_key) >= limits.max_connections_per_address
-        ):
-            return Closes.CONNECTION_LIMIT
-        return None
+            return refusal_close(Refusal.REVOKED_TOKEN), ""
+        if len(self._connections) >= limits.max_connections:
+            return Closes.CONNECTION_LIMIT, "of the node"
+        if self.hub.count_subject(principal.tenant, principal.subject) >= limits.max_connections_per_user:
+            return Closes.CONNECTION_LIMIT, "of the user"
+        if self.hub.count_address(admission.address_key) >= limits.max_connections_per_address:
+            return Closes.CONNECTION_LIMIT, "of the address"
+        return None, ""
 
     def left(self, connection: Connection) -> None:
         """Deliver to a connection no longer; its socket may linger."""
@@ -274,30 +246,9 @@ class Node:
         raise RuntimeError("a broker that says it is in this process has waited")
 
     async def invoke(self, effect: effects.Invoke, connection: Connection) -> object:
-        """Call the registered handler of an action.
-
-        Raises:
-            CommandError: The handler's own, `timeout`, `internal` where it fails in any other way, or `unavailable` where
-                the action has no handler.
-        """
-        handler = self._handlers.get(effect.action)
-        if handler is None:
-            raise CommandError(ErrorCode.UNAVAILABLE, "nothing carries this action out now")
+        """Call the registered handler of an action; see `Extensions.invoke`."""
         invocation = Invocation(connection.principal, connection.facts, effect.action, effect.channel, effect.data)
-        work = asyncio.create_task(handler.handle(invocation))
-        done, _ = await asyncio.wait({work}, timeout=handler.timeout_s)
-        if not done:
-            work.cancel()
-            raise CommandError(ErrorCode.TIMEOUT, f"no answer within {handler.timeout_s:g} s")
-        error = work.exception()
-        if error is None:
-            return work.result()
-        if isinstance(error, CommandError):
-            raise error
-        self._log.error(
-            Event.COMMAND_FAILED, session=connection.session_id, id=effect.id, action=effect.action, exc_info=error
-        )
-        raise CommandError(ErrorCode.INTERNAL, "the action has failed")
+        return await self._extensions.invoke(invocation, session=connection.session_id, command_id=effect.id)
 
     def adopted(self, connection: Connection, principal: Principal) -> None:
         """Note that a connection speaks with another token or other roles: its deadlines move."""
@@ -308,52 +259,6 @@ class Node:
             subject=principal.subject,
             tenant=principal.tenant,
             roles=principal.roles,
-        )
-
-    # ------------------------------------------------------------------------------------------------ observer
-
-    def decide(
-        self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
-    ) -> Decision:
-        """Ask the policy for a command, timed and counted."""
-        timer = self.timer
-        started = timer()
-        decision = policy.decide(action, channel, data, facts, now)
-        self.metrics.decision(action, decision.effect, decision.reason, timer() - started)
-        return decision
-
-    def denied(self, session: Session, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
-        """Log a denial: all that the peer is not told."""
-        self._log.info(
-            Event.COMMAND_DENIED,
-            session=session.session_id,
-            subject=session.principal.subject,
-            tenant=session.principal.tenant,
-            remote_addr=session.facts.ip,
-            id=command_id,
-            action=action,
-            channel=channel,
-            code=decision.code,
-            reason=decision.reason,
-            detail=decision.detail,
-            rule=decision.rule,
-            policy=self.policy.version,
-        )
-
-    def finished(self, action: str, outcome: str, duration_s: float) -> None:
-        """Count a command."""
-        self.metrics.command(action, outcome, duration_s)
-
-    def signature_failed(self, session: Session, failure: SignatureFailure) -> None:
-        """Log and count a frame whose signature did not hold."""
-        self.metrics.signature_failure(failure)
-        self._log.warning(
-            Event.SIGNATURE_INVALID,
-            session=session.session_id,
-            subject=session.principal.subject,
-            tenant=session.principal.tenant,
-            remote_addr=session.facts.ip,
-            reason=failure,
         )
 
     # ------------------------------------------------------------------------------------------------ news

@@ -15,7 +15,7 @@ from gateway.compose import Extension
 from gateway.core.accounts import AccountKind
 from gateway.core.commands import ActionSpec, ChannelUse
 from gateway.core.errors import CommandError, ErrorCode
-from gateway.runtime.node import ActionHandler, Invocation
+from gateway.runtime.extensions import ActionHandler, Invocation
 
 ROOM = "room:acme:1"
 
