@@ -18,7 +18,6 @@ import msgspec
 from gateway.client.errors import LoginRefusedError, UnreachableError, network_reason
 from gateway.core.signing import decode_base64url, derive_ticket_key
 
-DEFAULT_CLIENT_ID = "gateway"
 TIMEOUT_S = 30.0
 
 Answer = TypeVar("Answer")

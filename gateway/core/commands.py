@@ -103,9 +103,6 @@ BUILT_IN_ACTIONS = (
 )
 """The actions that the gateway carries out itself."""
 
-CHANNEL_ACTIONS = frozenset(spec.name for spec in BUILT_IN_ACTIONS if spec.channel is ChannelUse.REQUIRED)
-"""The built-in actions that cannot be without a channel: a rule without channels that names one decides nothing."""
-
 
 class ActionRegistry:
     """The actions that this gateway knows.

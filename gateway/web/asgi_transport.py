@@ -13,7 +13,6 @@ connection has a task of its own for its queue, since there only waiting tells w
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
@@ -32,7 +31,6 @@ _CORKED_BYTES = 65_536
 # Connections served before the others' reads get their turn.
 _FAIR_SHARE = 256
 _ABNORMAL = 1006
-_log = logging.getLogger(__name__)
 
 
 class Wire(Protocol):
@@ -138,11 +136,17 @@ class Outbox:
                 served += 1
                 if served % _FAIR_SHARE == 0:
                     await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            ready.clear()
+            raise
         finally:
             self._task = None
+            if ready:  # a fault of one connection, which asyncio logs, must not leave the others unserved
+                self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def stop(self) -> None:
         """Drop what is being served."""
+        self._ready.clear()
         if self._task is not None:
             self._task.cancel()
 
@@ -264,18 +268,20 @@ class AsgiTransport:
 
     async def flush(self) -> None:
         """Send what is queued, then the close frame where one is due; stop where the peer does not read."""
+        sound = False
         try:
-            if not await self._empty_queue():
-                return
-            self._served = False
-            if self._closing is not None and not self._ended:
-                code, reason = self._closing
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            if await self._empty_queue():
+                self._served = False
+                if self._closing is not None and not self._ended:
+                    code, reason = self._closing
+                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            sound = True
         except (OSError, WebSocketDisconnect):
             self._end()  # nobody is there any more; the reader learns it too, and tells
-        except Exception:  # noqa: BLE001 - one connection's fault must not end the task that serves them all
-            _log.exception("sending on a connection failed")
-            self.abort()
+            sound = True
+        finally:
+            if not sound:  # a fault, or the end of the server: what has been sent in part cannot go on
+                self.abort()
 
     async def _empty_queue(self) -> bool:
         """Send what is queued, several messages in one write; answer False where the peer does not read now."""

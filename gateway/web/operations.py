@@ -15,6 +15,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from gateway.core.addresses import Network, is_trusted
+from gateway.core.errors import StateUnavailableError
 from gateway.web.problems import problem_response
 from gateway.web.remote import peer_address
 
@@ -32,7 +33,8 @@ class Operations:
     """What the three endpoints stand on.
 
     Args:
-        checks: Each thing without which nothing works here, by name; a check fails by raising or by taking too long.
+        checks: Each thing without which nothing works here, by name; a check fails by raising `StateUnavailableError` or
+            OSError, or by taking too long.
         draining: Whether this node is on its way out.
         render: Gives the metrics and their content type for an `Accept` header.
         metrics_token: The bearer that may read the metrics; None lets everybody who asks directly.
@@ -73,7 +75,10 @@ class Operations:
         try:
             async with asyncio.timeout(self.check_timeout_s):
                 await check()
-        except Exception:  # noqa: BLE001 - whatever a check raises, it has failed; the adapter logs what it was
+        except (
+            StateUnavailableError,
+            OSError,
+        ):  # TimeoutError is an OSError; anything else is a fault of ours, and 500
             return _FAILED
         return "ok"
 

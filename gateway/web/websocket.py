@@ -33,7 +33,6 @@ from gateway.web.asgi_transport import AsgiTransport, Outbox, Receiver, SharedTe
 from gateway.web.problems import problem_response
 from gateway.web.remote import remote_address, remote_scheme
 
-_REFUSED_LINGER_S = 2.0
 _RETRY_AFTER = {"Retry-After": "1"}
 
 
@@ -69,6 +68,7 @@ class Gate:
         metrics: Where refusals are counted.
         log: Where they are told.
         now: Unix seconds.
+        refused_linger_s: Seconds that a refused peer has to answer the close frame.
     """
 
     verifier: CredentialVerifier
@@ -77,6 +77,7 @@ class Gate:
     metrics: Metrics
     log: Log
     now: Callable[[], float] = time.time
+    refused_linger_s: float = 2.0
 
     async def authenticate(self, websocket: WebSocket) -> Admission:
         """Admit a handshake: the dependency of the route.
@@ -133,7 +134,7 @@ class Gate:
         )
         wire = wire_of(connection.scope)
         if wire is not None:
-            wire.linger_s = _REFUSED_LINGER_S
+            wire.linger_s = self.refused_linger_s
         close = refusal_close(refused.refusal)
         try:
             await connection.accept(echoed_subprotocol(connection.scope.get("subprotocols") or ()))

@@ -227,7 +227,9 @@ async def serving(
     node, verifier, metrics, log = EchoNode(), Verifier(), Metrics(), Log()
     state: dict[str, Any] = {"draining": False}
     rules = rules or HandshakeRules(OriginRule.build("https://gate.example", ["https://app.example"], loopback=False))
-    app = create_app(node=node, gate=Gate(verifier, rules, trusted, metrics, log), routers=routers, docs=docs)
+    linger_s = (limits or EdgeLimits()).refused_s
+    gate = Gate(verifier, rules, trusted, metrics, log, refused_linger_s=linger_s)
+    app = create_app(node=node, gate=gate, routers=routers, docs=docs)
     edge = Edge(metrics, lambda: state["draining"], FloodGate(handshakes_per_s), trusted, limits or EdgeLimits())
     config: uvicorn.Config = build_config(app, edge, compression=compression)
     if stock:

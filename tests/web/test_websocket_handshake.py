@@ -13,6 +13,7 @@ from websockets.typing import Subprotocol
 
 from gateway.core.handshake import HandshakeRules
 from gateway.core.origins import OriginRule
+from gateway.web.edge import EdgeLimits
 
 ORIGINS = OriginRule.build("https://gate.example", ["https://app.example"], loopback=False)
 
@@ -241,9 +242,8 @@ async def test_loopback_origins_are_admitted_in_development() -> None:
         assert (await refused(raw, upgrade(origin="http://app.example")))[1] == "origin_not_allowed"
 
 
-async def test_refused_socket_is_dropped_when_its_close_stays_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.web.websocket._REFUSED_LINGER_S", 0.05)
-    async with serving() as served, await served.raw() as raw:
+async def test_refused_socket_is_dropped_when_its_close_stays_unanswered() -> None:
+    async with serving(limits=EdgeLimits(refused_s=0.05)) as served, await served.raw() as raw:
         raw.send(upgrade("/ws"))
         assert (await raw.response())[0] == 101
         assert await raw.closing() == (1008, "missing_credentials")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -249,3 +250,31 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
         await task
     await until(lambda: asyncio.all_tasks() == before)
     assert lost == [1006]
+
+
+async def test_a_fault_in_sending_to_one_connection_ends_that_one_and_serves_the_others() -> None:
+    sent: list[str] = []
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+
+    async def fail(_event: Any) -> None:  # noqa: ANN401 - an ASGI event
+        raise ZeroDivisionError
+
+    async def keep(event: Any) -> None:  # noqa: ANN401 - an ASGI event
+        sent.append(event["text"])
+
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise NotImplementedError
+
+    outbox, shared = Outbox(), SharedText()
+    broken = AsgiTransport(never, fail, Encoding.JSON, None, shared, outbox)
+    sound = AsgiTransport(never, keep, Encoding.JSON, None, shared, outbox)
+    broken.send(b"lost")
+    sound.send(b"first")
+    await until(lambda: sent == ["first"])
+    broken.send(b"dropped")
+    sound.send(b"second")
+    await until(lambda: sent == ["first", "second"])
+    gc.collect()
+    assert [type(context["exception"]) for context in faults] == [ZeroDivisionError]
