@@ -119,7 +119,8 @@ image: $(DEV_STAMP) ## the container image, built and run without an engine (Deb
 # ---------------------------------------------------------------------------------------------- keep
 
 # Universal locks: one file holds for every platform and Python that the project supports. uv is wanted by nobody else.
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+# Extras stay in: pip, asked for hashes, looks for `name[extra]` among all releases and stops at one newer than the pinned `name`.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate \
   --custom-compile-command "make lock"
 
 lock: $(BIN)/python ## resolve the dependencies anew into the locks (UPGRADE=1 takes newer ones)

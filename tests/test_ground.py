@@ -26,7 +26,7 @@ LOCKS = (
 
 
 def locked(name: str) -> dict[str, str]:
-    found = re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE)
+    found = re.findall(r"^([a-z0-9._-]+)(?:\[[a-z0-9,_-]+\])?==(\S+)", (ROOT / name).read_text(), re.MULTILINE)
     return dict(found)
 
 
