@@ -66,7 +66,7 @@ def test_the_bill_of_materials_names_every_locked_release_with_its_hashes() -> N
     lock = (ROOT / "requirements.lock").read_text()
 
     named = {part["name"]: part["version"] for part in bill["components"]}
-    assert named == dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", lock, re.MULTILINE)), made.stderr
+    assert named == dict(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z0-9,_-]+\])?==(\S+)", lock, re.MULTILINE)), made.stderr
     hashes = {each["content"] for part in bill["components"] for each in part["externalReferences"][0]["hashes"]}
     assert hashes == set(re.findall(r"sha256:([0-9a-f]{64})", lock))
     assert bill["metadata"]["component"]["name"] == "portcullis-gateway"
