@@ -11,12 +11,12 @@ import heapq
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import msgspec
 
+from gateway.core.channels import Position
 from gateway.core.decision import ChannelOptions
-from gateway.runtime.ports import Broadcast, Deliver, Direct, Message, Page, Position, Presence
+from gateway.runtime.ports import Broadcast, Deliver, Direct, Message, Page, Presence
 
 MAX_POSITIONS = 100_000
 """Channels whose position is remembered; beyond it the one that was published to longest ago is forgotten, epoch and all."""
@@ -68,7 +68,7 @@ class MemoryBroker:
         self._max_history_bytes = max_history_bytes
         self._max_positions = max_positions
         self._clock = clock
-        self._deliver: Deliver | None = None
+        self._deliver: Deliver  # named by `attach`, before anything else
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._bytes = 0
         # The epoch of channels that nothing was published to since anything was forgotten. One for all: to ask where a channel
@@ -90,36 +90,39 @@ class MemoryBroker:
         """Name this node's receiver; before anything else."""
         self._deliver = deliver
 
-    def _receiver(self) -> Deliver:
-        if self._deliver is None:
-            raise RuntimeError("the broker is used before a receiver is attached")
-        return self._deliver
-
     # -------------------------------------------------------------------------------------------- publications
 
     async def publish(
         self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
     ) -> Position | None:
         """Publish; answer the new position, None without history."""
-        message = Message(channel, data, sender, at)
+        return self.publish_now(channel, data, sender, at, options)
+
+    def publish_now(
+        self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
+    ) -> Position | None:
+        """Publish without a coroutine, which would cost more than all the rest of it."""
         position = None
         if options.history_messages:
-            log = self._open(channel)
-            log.offset += 1
-            position = Position(log.offset, log.epoch)
-            message = replace(message, offset=log.offset, epoch=log.epoch)
-            text = msgspec.json.encode(data)
-            size = len(text) + _MESSAGE_OVERHEAD_BYTES
-            log.append(replace(message, channel=log.name, data=msgspec.Raw(text)), size)
-            log.ttl_s = options.history_ttl_s
-            self._bytes += size
-            self._trim(log, options)
-            if self._bytes > self._max_history_bytes:
-                self._shrink()
+            position = self._keep(channel, data, sender, at, options)
         elif channel in self._logs:
             self._forget(channel)
-        self._receiver().message(message)
+        self._deliver.message(channel, data, sender, at, position)
         return position
+
+    def _keep(self, channel: str, data: object, sender: str, at: float, options: ChannelOptions) -> Position:
+        """Put a publication into its channel's history."""
+        log = self._open(channel)
+        log.offset += 1
+        text = msgspec.json.encode(data)
+        size = len(text) + _MESSAGE_OVERHEAD_BYTES
+        log.append(Message(log.name, msgspec.Raw(text), sender, at, log.offset, log.epoch), size)
+        log.ttl_s = options.history_ttl_s
+        self._bytes += size
+        self._trim(log, options)
+        if self._bytes > self._max_history_bytes:
+            self._shrink()
+        return Position(log.offset, log.epoch)
 
     async def subscribe(self, channel: str) -> None:
         """Bring this node what is published from now on: in one process it always is."""
@@ -148,7 +151,7 @@ class MemoryBroker:
         self._trim(log, options)
         low = 0 if after is None else after
         high = log.offset + 1 if before is None else before
-        found = [message for message, _ in log.messages if low < (message.offset or 0) < high]
+        found = [message for message, _ in log.messages if low < message.offset < high]
         chosen = found[:limit] if after is not None else found[-limit:]
         return Page(tuple(chosen), Position(log.offset, log.epoch))
 
@@ -217,7 +220,7 @@ class MemoryBroker:
         first = not connections
         connections.add(connection)
         if first:
-            self._receiver().presence(Presence(channel, "join", tenant, subject))
+            self._deliver.presence(Presence(channel, "join", tenant, subject))
 
     async def leave(self, channel: str, tenant: str, subject: str, connection: str) -> None:
         """Forget a member's connection; the subject's last one is pushed as a leave."""
@@ -231,7 +234,7 @@ class MemoryBroker:
         del members[tenant, subject]
         if not members:
             del self._present[channel]
-        self._receiver().presence(Presence(channel, "leave", tenant, subject))
+        self._deliver.presence(Presence(channel, "leave", tenant, subject))
 
     async def members(self, channel: str) -> Mapping[tuple[str, str], int]:
         """Count the connections of each (tenant, subject)."""
@@ -241,11 +244,11 @@ class MemoryBroker:
 
     async def send(self, direct: Direct) -> int:
         """Send to a user; answer how many connections got it."""
-        return self._receiver().direct(direct)
+        return self._deliver.direct(direct)
 
     async def broadcast(self, broadcast: Broadcast) -> None:
         """Send to a tenant."""
-        self._receiver().broadcast(broadcast)
+        self._deliver.broadcast(broadcast)
 
 
 def _new_epoch() -> str:

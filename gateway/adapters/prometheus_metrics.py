@@ -201,6 +201,24 @@ class PrometheusMetrics(Collector):
         slot.counts[bisect_left(_COMMAND_S, duration_s)] += 1
         slot.total_s += duration_s
 
+    def publication_meter(self, action: str) -> Callable[[float, float, float], None]:
+        """Give what counts the commands of an action that publish at once; see the port."""
+        slot = self._actions.get(action) or self._register(action)
+        outcomes, durations, decisions, publishes = slot.outcomes, slot.counts, self._decision_s, self._publish_s
+        decision_counts, publish_counts = decisions.counts, publishes.counts
+
+        def count(decision_s: float, publish_s: float, duration_s: float) -> None:
+            slot.allowed += 1
+            outcomes["ok"] += 1
+            durations[bisect_left(_COMMAND_S, duration_s)] += 1
+            slot.total_s += duration_s
+            decision_counts[bisect_left(_DECISION_S, decision_s)] += 1
+            decisions.total_s += decision_s
+            publish_counts[bisect_left(_PUBLISH_S, publish_s)] += 1
+            publishes.total_s += publish_s
+
+        return count
+
     def decision(self, action: str, effect: str, reason: str, duration_s: float) -> None:
         """Count a decision and observe how long it took; an allow has but one reason, its rule."""
         slot = self._actions.get(action) or self._register(action)
@@ -230,6 +248,11 @@ class PrometheusMetrics(Collector):
     def bytes_sent(self, count: int) -> None:
         """Count payload bytes that went out."""
         self._bytes_out += count
+
+    def answered(self, received: int, sent: int) -> None:
+        """Count the payload bytes of messages that came in together, and those of their answers."""
+        self._bytes_in += received
+        self._bytes_out += sent
 
     def slow_consumer(self) -> None:
         """Count a connection cut off for its full send buffer."""

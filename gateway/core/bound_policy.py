@@ -42,11 +42,15 @@ class CacheLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """The rules of a question whose answer depends on more than action and channel."""
+    """The rules of a question whose answer depends on more than action and channel.
+
+    `when_signed` is the answer on a signed connection, where there it depends on nothing more.
+    """
 
     denies: tuple[Rule, ...]
     allows: tuple[Rule, ...]
     reads_data: bool
+    when_signed: Decision | None
 
 
 class BoundRules:
@@ -80,7 +84,16 @@ class BoundRules:
             answer = self._resolve(action, channel)
         if isinstance(answer, Decision):
             return answer
+        if answer.when_signed is not None and connection.signed:
+            return answer.when_signed
         return self._evaluate(answer, Ask(action, channel, data, connection, now))
+
+    def stands(self, action: str, channel: str | None, *, signed: bool) -> bool:
+        """Tell whether the answer is an allow that only another policy changes; see the protocol."""
+        answer = self._answers.get((action, channel)) or self._resolve(action, channel)
+        if isinstance(answer, Decision):
+            return answer.allowed
+        return signed and answer.when_signed is not None
 
     def matching(self, action: str, channel: str | None) -> tuple[Rule, ...]:
         """Give all rules whose patterns match, denies first, for a human who asks why."""
@@ -105,7 +118,7 @@ class BoundRules:
         answer: Decision | _Pending | None = _static_answer(denies, allows)
         if answer is None:
             reads_data = any(rule.condition is not None and rule.condition.reads_data for rule in (*denies, *allows))
-            answer = _Pending(tuple(denies), tuple(allows), reads_data)
+            answer = _Pending(tuple(denies), tuple(allows), reads_data, _answer_when_signed(denies, allows))
         if len(self._answers) >= self._limit:
             self._answers.clear()
         self._answers[action, channel] = answer
@@ -196,3 +209,10 @@ def _static_answer(denies: list[Rule], allows: list[Rule]) -> Decision | None:
         if not rule.obliges:
             return rule.granted
     return None
+
+
+def _answer_when_signed(denies: list[Rule], allows: list[Rule]) -> Decision | None:
+    """Give the allow of a signed connection, where no condition and no rate has a say; all of `allows` oblige to something."""
+    if denies or any(rule.condition is not None for rule in allows):
+        return None
+    return next((rule.granted for rule in allows if rule.text.rate is None), None)

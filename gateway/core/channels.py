@@ -1,9 +1,11 @@
-"""The names of channels. Owns their grammar; what a pattern over them matches stands in `patterns`."""
+"""The names of channels, and where a channel's history stands. Owns the grammar; what a pattern matches stands in `patterns`."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+import msgspec
 
 MAX_CHANNEL_BYTES: Final = 255
 MAX_CHANNEL_SEGMENTS: Final = 16
@@ -16,6 +18,13 @@ _CHANNEL: Final = re.compile(
     rf"{SEGMENT_CHARACTERS}{{1,{MAX_SEGMENT_BYTES}}}"
     rf"(?::{SEGMENT_CHARACTERS}{{1,{MAX_SEGMENT_BYTES}}}){{0,{MAX_CHANNEL_SEGMENTS - 1}}}"
 )
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """Where a channel's history stands: the last offset (from 1; 0 before any) in an opaque epoch."""
+
+    offset: int
+    epoch: str
 
 
 def valid_channel(name: str) -> bool:

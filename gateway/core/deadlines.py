@@ -42,12 +42,12 @@ class Deadlines:
         self._expires_at = expires_at
         self._notified = False
 
-    def look(self, now: float, heard_at: float) -> list[Due]:
+    def look(self, now: float, *, heard: bool) -> list[Due]:
         """Tell what is due; each notice and each ping once.
 
         Args:
             now: The time.
-            heard_at: When the peer last sent an octet.
+            heard: Whether any octet has come since the last ping.
         """
         if now >= self._expires_at:
             return [Due.EXPIRED]
@@ -55,7 +55,7 @@ class Deadlines:
         if now >= self._expires_at - EXPIRING_NOTICE_S and not self._notified:
             self._notified = True
             due.append(Due.EXPIRING)
-        if heard_at < self._pinged_at:
+        if not heard:
             if now >= self._pinged_at + PING_GRACE_S:
                 due.append(Due.SILENT)
         elif now >= self._pinged_at + self._heartbeat_s:
@@ -63,7 +63,7 @@ class Deadlines:
             due.append(Due.PING)
         return due
 
-    def next_at(self, heard_at: float) -> float:
-        """Tell when something is next due, if nothing more is heard than at `heard_at`."""
+    def next_at(self, *, heard: bool) -> float:
+        """Tell when something is next due, if nothing more is heard."""
         expiry = self._expires_at if self._notified else self._expires_at - EXPIRING_NOTICE_S
-        return min(expiry, self._pinged_at + (self._heartbeat_s if heard_at >= self._pinged_at else PING_GRACE_S))
+        return min(expiry, self._pinged_at + (self._heartbeat_s if heard else PING_GRACE_S))

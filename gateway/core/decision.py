@@ -90,6 +90,10 @@ class BoundPolicy(Protocol):
         """Decide one command; take a token of the rule's rate where the deciding allow has one. Never raises."""
         ...
 
+    def stands(self, action: str, channel: str | None, *, signed: bool) -> bool:
+        """Tell whether the answer is an allow whatever the data and whenever it is asked, on a connection of that kind."""
+        ...
+
     def permissions(self, actions: tuple[str, ...], channel: str | None) -> list[Permission]:
         """List those of `actions` that may be done on `channel` (None: without one), obligations set aside."""
         ...

@@ -186,12 +186,14 @@ class SharedPush:
 
     Args:
         push: The frame.
+        about: Whose presence it tells, (tenant, subject): it is not for them, and only for who may see presence. None: for all.
     """
 
-    __slots__ = ("_json", "_msgpack", "push")
+    __slots__ = ("_json", "_msgpack", "about", "push")
 
-    def __init__(self, push: Push) -> None:
+    def __init__(self, push: Push, about: tuple[str, str] | None = None) -> None:
         self.push = push
+        self.about = about
         self._json: bytes | None = None
         self._msgpack: bytes | None = None
 
@@ -216,7 +218,7 @@ class FrameParser:
         encoding: How the connection writes its frames.
     """
 
-    __slots__ = ("_array_markers", "_decode", "_decode_anything", "_decode_batch", "_decode_id", "_object_markers")
+    __slots__ = ("_array_markers", "_decode", "_decode_anything", "_decode_batch", "_decode_id", "object_markers")
 
     def __init__(self, encoding: Encoding) -> None:
         codec = msgspec.json if encoding is Encoding.JSON else msgspec.msgpack
@@ -226,7 +228,8 @@ class FrameParser:
         # MessagePack's maps may have keys of any kind, and none but text is a member's name.
         self._decode_anything = _decode_surrogates if encoding is Encoding.JSON else msgspec.msgpack.decode
         self._array_markers = _JSON_ARRAY if encoding is Encoding.JSON else _MSGPACK_ARRAY
-        self._object_markers = _JSON_OBJECT if encoding is Encoding.JSON else _MSGPACK_OBJECT
+        self.object_markers = _JSON_OBJECT if encoding is Encoding.JSON else _MSGPACK_OBJECT
+        """The first octets of an object, each as bytes; JSON may have white space before it."""
 
     def is_batch(self, body: bytes) -> bool:
         """Tell whether the frame is an array, whatever is in it."""
@@ -246,7 +249,7 @@ class FrameParser:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise FrameError(_say(error, f"a batch is an array of 1 to {MAX_BATCH} commands")) from None
         for item in items:
-            if bytes(item)[:1] not in self._object_markers:
+            if bytes(item)[:1] not in self.object_markers:
                 raise FrameError("a batch holds objects only")
         return items
 
@@ -259,9 +262,10 @@ class FrameParser:
         try:
             command = self._decode(body)
             data = command.data
-            if data.__class__ is dict or data.__class__ is list:
+            kind = data.__class__
+            if kind is dict or kind is list:
                 _check_container(data, 2, [0])
-            elif data is not msgspec.UNSET:
+            elif kind is not str and data is not msgspec.UNSET:
                 _check_scalar(data)
         except FrameError as error:
             raise FrameError(error.message, self._read_id(body)) from None

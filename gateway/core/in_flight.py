@@ -25,7 +25,7 @@ class Running(msgspec.Struct, frozen=True, gc=False):
         channel: Its channel, if it has one.
         data: Its data as it came.
         allowed_by: The policy that allowed it.
-        started_at: Unix seconds.
+        started_at: Seconds on the observer's timer.
     """
 
     action: str
@@ -38,66 +38,72 @@ class Running(msgspec.Struct, frozen=True, gc=False):
 class InFlight:
     """The commands of one connection that have begun or wait to."""
 
-    __slots__ = ("_paused", "_running", "_waiting")
+    __slots__ = ("_paused", "_waiting", "running")
 
     def __init__(self) -> None:
-        self._running: dict[int, Running] = {}
-        self._waiting: deque[Command] = deque()
+        self.running: dict[int, Running] = {}
+        """The commands that have begun, by id."""
+        self._waiting: deque[Command] | None = (
+            None  # made when it is needed, for an empty one takes more than all the rest
+        )
         self._paused = False
-
-    def __bool__(self) -> bool:
-        return bool(self._running)
 
     def holds(self, command_id: int) -> bool:
         """Tell whether an id is taken."""
-        return command_id in self._running or (
-            bool(self._waiting) and any(each.id == command_id for each in self._waiting)
+        return command_id in self.running or (
+            self._waiting is not None and any(each.id == command_id for each in self._waiting)
         )
 
     def admit(self, command: Command) -> bool:
         """Tell whether a command may begin now; otherwise it waits its turn here."""
-        if not self._running or (not self._waiting and len(self._running) < MAX_IN_FLIGHT and not self._busy(command)):
+        if not self.running or (not self._waiting and len(self.running) < MAX_IN_FLIGHT and not self._busy(command)):
             return True
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append(command)
         return False
 
     def begin(self, command_id: int, running: Running) -> None:
         """Note that a command is on its way."""
-        self._running[command_id] = running
+        self.running[command_id] = running
 
     def end(self, command_id: int) -> Running:
         """Note that it is no longer."""
-        return self._running.pop(command_id)
+        return self.running.pop(command_id)
 
     def next(self) -> Command | None:
         """Take the command that has waited longest, if it may begin now."""
         waiting = self._waiting
-        if not waiting or len(self._running) >= MAX_IN_FLIGHT or self._busy(waiting[0]):
+        if not waiting or len(self.running) >= MAX_IN_FLIGHT or self._busy(waiting[0]):
             return None
         return waiting.popleft()
 
     def count(self, action: str) -> int:
         """Count the commands on their way that do `action`."""
-        return sum(1 for each in self._running.values() if each.action == action)
+        return sum(1 for each in self.running.values() if each.action == action)
 
     def forget_waiting(self) -> None:
         """Drop what has not begun."""
-        self._waiting.clear()
+        self._waiting = None
 
     def must_pause(self) -> bool:
         """Tell, once, that reading has to stop."""
-        if self._paused or len(self._running) + len(self._waiting) < MAX_IN_FLIGHT:
+        if self._paused or self._held < MAX_IN_FLIGHT:
             return False
         self._paused = True
         return True
 
     def may_resume(self) -> bool:
         """Tell, once, that reading may go on."""
-        if not self._paused or len(self._running) + len(self._waiting) >= MAX_IN_FLIGHT:
+        if not self._paused or self._held >= MAX_IN_FLIGHT:
             return False
         self._paused = False
         return True
 
+    @property
+    def _held(self) -> int:
+        return len(self.running) + (0 if self._waiting is None else len(self._waiting))
+
     def _busy(self, command: Command) -> bool:
         channel = command.channel
-        return channel is not msgspec.UNSET and any(each.channel == channel for each in self._running.values())
+        return channel is not msgspec.UNSET and any(each.channel == channel for each in self.running.values())

@@ -2,24 +2,28 @@
 
 Owns the order of the checks, the commands in flight, the subscriptions, the counters of abuse, and the phases, which change by
 the table at the end of this module and nowhere else. Refuses to own sockets, clocks and stores: events bring the time, effects
-ask the runtime, results come back as events. A session never raises: what a command cannot have is an error frame, what a
-connection cannot survive is an `End`.
+ask the runtime, and what it cannot answer at once comes back as an event. A session never raises: what a command cannot have is
+an error frame, what a connection cannot survive is an `End`.
+
+A publication over a broker in this process is by far the most frequent command. What does not change between two of them on one
+channel is kept, and nothing is kept in flight for it (`_take`); every other command goes the long way (`_begin`).
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Protocol, assert_never
+from typing import ClassVar, Final, Protocol, assert_never, runtime_checkable
 
 import msgspec
 
 from gateway.core import effects
+from gateway.core.channels import Position
 from gateway.core.commands import ActionRegistry, ActionSpec, shape
 from gateway.core.deadlines import Deadlines, Due
-from gateway.core.decision import BoundPolicy, Decision, Permission, Policy
+from gateway.core.decision import BoundPolicy, ChannelOptions, Decision, Permission, Policy
 from gateway.core.effects import Effect
 from gateway.core.errors import Close, Closes, CommandError, ErrorCode, FrameError, SignatureError, SignatureFailure
 from gateway.core.frames import (
@@ -32,7 +36,6 @@ from gateway.core.frames import (
     FrameParser,
     LimitsWelcome,
     Reply,
-    SharedPush,
     SigningWelcome,
     UnsubscribedPush,
     Welcome,
@@ -51,7 +54,6 @@ from gateway.core.session_events import (
     Lost,
     PolicyChanged,
     PositionLost,
-    Received,
     Refreshed,
     RolesChanged,
     TimePassed,
@@ -63,6 +65,13 @@ ABUSE_LIMIT, REFUSED_LIMIT, ABUSE_WINDOW_S = 10, 100, 10.0
 UNKNOWN_ACTION = "unknown"
 """The metric label of commands whose action is not registered, or could not be read."""
 
+_PUBLISH: Final = "channel.publish"
+
+MAX_PUBLISHABLE = 64
+"""Channels of one connection whose standing permission to publish is kept; with one more all are looked up anew."""
+
+_NOTHING_KEPT: Final[Mapping[str, ChannelOptions]] = MappingProxyType({})
+_NO_POSITION: Final[Mapping[str, object]] = MappingProxyType({})
 
 PARSERS: Mapping[Encoding, FrameParser] = MappingProxyType({encoding: FrameParser(encoding) for encoding in Encoding})
 """One parser for each encoding: it keeps nothing between frames."""
@@ -97,8 +106,49 @@ class SessionLimits:
     heartbeat_s: float
 
 
+class Pending(enum.Enum):
+    """What `Carrier.carry` answers where the answer is yet to come."""
+
+    PENDING = "pending"
+
+
+PENDING: Final = Pending.PENDING
+
+
+class Carrier(Protocol):
+    """Who carries out what commands ask for."""
+
+    def carry(self, effect: Effect) -> object:
+        """Carry it out: give the data of the reply where it is known at once, else PENDING, and an event brings it.
+
+        Raises:
+            CommandError: The command cannot be carried out.
+        """
+        ...
+
+    def catch_up(self, channel: str) -> None:
+        """Put what has been published to a subscribed channel into the outbox, before what is answered about it next."""
+        ...
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """A broker within this process, where publishing never waits and never fails."""
+
+    def publish_now(
+        self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
+    ) -> Position | None:
+        """Publish; answer the new position, None without history."""
+        ...
+
+
 class Observer(Protocol):
     """Who watches: decisions are timed, counted and logged here, for the core has no clock and no log."""
+
+    @property
+    def timer(self) -> Callable[[], float]:
+        """Give a clock that only runs forward, in seconds, for durations."""
+        ...
 
     def decide(
         self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
@@ -112,6 +162,11 @@ class Observer(Protocol):
 
     def finished(self, action: str, outcome: str, duration_s: float) -> None:
         """Note the end of a command: `ok` or an error code."""
+        ...
+
+    @property
+    def published(self) -> Callable[[float, float, float], None]:
+        """Give what notes a publication that was decided, published and answered: how long each of the three took, in seconds."""
         ...
 
     def signature_failed(self, session: Session, failure: SignatureFailure) -> None:
@@ -140,25 +195,33 @@ class Session:
         signer: Signs outgoing frames; None on an unsigned connection.
         verifier: Verifies incoming frames; None on an unsigned connection.
         observer: Who watches.
+        carrier: Who carries out what commands ask for.
+        publisher: The broker, where it is in this process; else None.
         now: Unix seconds.
     """
 
     __slots__ = (
         "_abuse",
+        "_arrived",
         "_bound",
         "_bucket",
+        "_carrier",
         "_deadlines",
-        "_encoding",
+        "_deaf",
+        "_halted",
         "_in_flight",
         "_limits",
         "_observer",
-        "_outbox",
         "_parser",
         "_policy",
+        "_publish_now",
+        "_publishable",
         "_refused",
         "_registry",
+        "_text",
         "_verifier",
         "facts",
+        "outbox",
         "phase",
         "principal",
         "session_id",
@@ -178,6 +241,8 @@ class Session:
         signer: FrameSigner | None,
         verifier: FrameVerifier | None,
         observer: Observer,
+        carrier: Carrier,
+        publisher: Publisher | None,
         now: float,
     ) -> None:
         self.session_id = session_id
@@ -186,34 +251,32 @@ class Session:
         self.subscriptions: dict[str, object] = {}
         self._policy = policy
         self._bound = policy.bind(principal)
+        self._publishable: dict[str, ChannelOptions] | Mapping[str, ChannelOptions] = _NOTHING_KEPT
         self._registry = registry
-        self._encoding = encoding
+        self._text = encoding is Encoding.JSON
         self._parser = PARSERS[encoding]
         self.facts = facts
         self._limits = limits
         self._verifier = verifier
         self._observer = observer
+        self._carrier = carrier
+        self._publish_now = None if publisher is None else publisher.publish_now
         self._bucket = TokenBucket(limits.commands_per_s, max(1.0, 2 * limits.commands_per_s), now)
-        self._abuse = SlidingCount(ABUSE_LIMIT, ABUSE_WINDOW_S)
-        self._refused = SlidingCount(REFUSED_LIMIT, ABUSE_WINDOW_S)
+        # Most connections never need these two, and there may be many thousands of them.
+        self._abuse: SlidingCount | None = None
+        self._refused: SlidingCount | None = None
         self._in_flight = InFlight()
         self._deadlines = Deadlines(principal.expires_at, limits.heartbeat_s, now)
-        self._outbox = Outbox(encoding, signer)
+        self.outbox = Outbox(encoding, signer)
+        self._arrived = 0.0
+        self._halted = False
+        self._deaf = False
 
     # ------------------------------------------------------------------------------------------------ the two ways out
 
     def handle(self, event: Event) -> list[Effect]:
-        """Take one event; give what is to be done, in order. Frames wait in the outbox until `flush`."""
+        """Take one event; give what is to be done, in order. Frames wait in `outbox` until it is flushed."""
         return self.TRANSITIONS[self.phase][event.__class__](self, event)
-
-    def flush(self) -> list[bytes]:
-        """Give the payloads of all frames that wait, signed in their order; replies to batches are joined into arrays."""
-        return self._outbox.flush()
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Tell how much waits for `flush`."""
-        return self._outbox.waiting_bytes
 
     def welcome(self, server_nonce: str | None, now: float) -> bytes:
         """Give the payload of the first frame; before anything else goes out.
@@ -234,13 +297,7 @@ class Session:
             limits=LimitsWelcome(limits.max_frame_bytes, limits.commands_per_s, limits.max_channels),
             signing=msgspec.UNSET if server_nonce is None else SigningWelcome(server_nonce),
         )
-        return self._outbox.payload(frame)
-
-    def payload(self, push: SharedPush) -> bytes | None:
-        """Give the payload of a push to this connection; None when it is past that. The outbox is to be empty."""
-        if self.phase is Phase.CLOSING or self.phase is Phase.CLOSED:
-            return None
-        return self._outbox.shared_payload(push)
+        return self.outbox.payload(frame)
 
     # ------------------------------------------------------------------------------------------------ what handlers see
 
@@ -249,12 +306,12 @@ class Session:
         if channel in self.subscriptions:
             return True
         coming = self._in_flight.count("channel.subscribe")
-        return len(self.subscriptions) + coming <= self._limits.max_channels
+        return len(self.subscriptions) + coming < self._limits.max_channels
 
     @property
     def busy(self) -> bool:
         """Tell whether a command is on its way."""
-        return bool(self._in_flight)
+        return bool(self._in_flight.running)
 
     def may(self, action: str, channel: str, now: float | None = None) -> bool:
         """Ask the policy on behalf of another action, with no data.
@@ -275,56 +332,109 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ commands
 
-    def _receive(self, event: Received) -> list[Effect]:
-        text = self._encoding is Encoding.JSON
-        if event.text is not text:
-            return self._end(Closes.UNSUPPORTED_DATA)
-        body = event.payload
-        if self._verifier is not None:
-            try:
-                body = self._verifier.verify(body)
-            except SignatureError as error:
-                self._observer.signature_failed(self, error.failure)
-                missing = error.failure is SignatureFailure.MISSING
-                return self._end(Closes.SIGNATURE_REQUIRED if missing else Closes.SIGNATURE_INVALID)
+    def receive(self, payloads: Iterator[bytes], text: bool, now: float) -> list[Effect]:  # noqa: FBT001 - by position: it is the hot path
+        """Take whole data messages one after the other; give what is to be done, in order.
+
+        What is left in `payloads` has not been taken: reading has to pause, or the conversation has ended.
+
+        Args:
+            payloads: Their contents.
+            text: Whether they came in text frames.
+            now: Unix seconds.
+        """
         wanted: list[Effect] = []
-        parser = self._parser
-        try:
-            if parser.is_batch(body):
-                items = parser.split(body)
-                self._outbox.in_arrays = True
-                for item in items:
-                    if self.phase is Phase.CLOSING:
-                        break
-                    self._receive_one(item, event.now, wanted)
+        if self._deaf:
+            return wanted
+        if text is not self._text:
+            return self._end(Closes.UNSUPPORTED_DATA)
+        self._arrived = self._observer.timer()
+        self._halted = False
+        verifier, objects, take = self._verifier, self._parser.object_markers, self._take
+        for payload in payloads:
+            body = payload
+            if verifier is not None:
+                try:
+                    body = verifier.verify(payload)
+                except SignatureError as error:
+                    self._observer.signature_failed(self, error.failure)
+                    missing = error.failure is SignatureFailure.MISSING
+                    wanted += self._end(Closes.SIGNATURE_REQUIRED if missing else Closes.SIGNATURE_INVALID)
+                    break
+            if body[:1] in objects:
+                take(body, now, wanted)
             else:
-                self._receive_one(body, event.now, wanted)
-        except FrameError as error:
-            self._refuse_frame(error, event.now, wanted)
+                self._take_batch(body, now, wanted)
+            if self._halted:
+                break
         return wanted
 
-    def _receive_one(self, body: bytes | msgspec.Raw, now: float, wanted: list[Effect]) -> None:
+    def _take_batch(self, body: bytes, now: float, wanted: list[Effect]) -> None:
+        """Take a frame that does not begin as an object: a batch, where it is one."""
+        parser = self._parser
+        if not parser.is_batch(body):
+            self._take(body, now, wanted)
+            return
+        try:
+            items = parser.split(body)
+        except FrameError as error:
+            self._refuse_frame(error, now, wanted)
+            return
+        self.outbox.in_arrays = True
+        for item in items:
+            if self.phase is Phase.CLOSING:
+                break
+            self._take(item, now, wanted)
+
+    def _take(self, body: bytes | msgspec.Raw, now: float, wanted: list[Effect]) -> None:
+        """Take one command; carry it out at once where it is a publication that is known to be permitted."""
         try:
             command = self._parser.parse(body)
         except FrameError as error:
             self._refuse_frame(error, now, wanted)
             return
-        if self._in_flight.holds(command.id):
-            self._refuse_frame(FrameError(f"id {command.id} is in flight already", command.id), now, wanted)
-        elif self._in_flight.admit(command):
+        if self._in_flight.running:
+            self._take_in_turn(command, now, wanted)
+            return
+        channel, data, observer = command.channel, command.data, self._observer
+        began = observer.timer()
+        options = self._publishable.get(channel) if command.action == _PUBLISH else None  # type: ignore[arg-type] # UNSET is no key
+        if options is None or data is msgspec.UNSET:
             self._begin(command, now, wanted)
-        elif self._in_flight.must_pause():
+            return
+        decided = observer.timer()
+        if self._bucket.take(now):
+            self._begin(command, now, wanted)
+            return
+        position = self._publish_now(channel, data, self.principal.subject, now, options)  # type: ignore[misc,arg-type] # without it nothing is publishable
+        done = observer.timer()
+        if channel in self.subscriptions:
+            self._carrier.catch_up(channel)
+        if position is None:
+            self.outbox.put_nothing(command.id)
+        else:
+            self.outbox.put(Reply(command.id, {"offset": position.offset, "epoch": position.epoch}))
+        observer.published(decided - began, done - decided, done - self._arrived)
+
+    def _take_in_turn(self, command: Command, now: float, wanted: list[Effect]) -> None:
+        """Take a command while others are under way."""
+        in_flight = self._in_flight
+        if in_flight.holds(command.id):
+            self._refuse_frame(FrameError(f"id {command.id} is in flight already", command.id), now, wanted)
+        elif in_flight.admit(command):
+            self._begin(command, now, wanted)
+        elif in_flight.must_pause():
+            self._halted = True
             wanted.append(effects.PauseReading())
 
     def _begin(self, command: Command, now: float, wanted: list[Effect]) -> None:
-        """Carry a command through every check, then hand it to its handler."""
+        """Carry a command through every check, then hand it to its handler, and what that wants to the carrier."""
         action, command_id = command.action, command.id
         spec = self._registry.find(action)
         if spec is None:
             self._refuse(command_id, UNKNOWN_ACTION, CommandError(ErrorCode.UNKNOWN_ACTION, "no such action"), 0.0)
             return
         channel = None if command.channel is msgspec.UNSET else command.channel
-        self._in_flight.begin(command_id, Running(action, channel, command.data, self._bound, now))
+        began = self._observer.timer()
         try:
             data = self._check(spec, command, channel, now)
             handler = HANDLERS.get(action)
@@ -333,18 +443,17 @@ class Session:
                 if handler is None
                 else handler(self, command_id, channel, data)
             )
+            answer = todo.data if isinstance(todo, Answer) else self._carrier.carry(todo)
         except CommandError as error:
-            self._in_flight.end(command_id)
             self._refuse(command_id, action, error, 0.0)
-            if error.code is ErrorCode.RATE_LIMITED and self._refused.add(now):
+            if error.code is ErrorCode.RATE_LIMITED and self._counts_as_abuse(now):
                 wanted.extend(self._end(Closes.RATE_LIMITED))
             return
-        if isinstance(todo, Answer):
-            self._in_flight.end(command_id)
-            self._outbox.put(Reply(command_id, todo.data))
-            self._observer.finished(action, "ok", 0.0)
+        running = Running(action, channel, command.data, self._bound, began)
+        if answer is PENDING:
+            self._in_flight.begin(command_id, running)
         else:
-            wanted.append(todo)
+            wanted.extend(self._answer(command_id, running, answer, now))
 
     def _check(self, spec: ActionSpec, command: Command, channel: str | None, now: float) -> object:
         """Make the checks that all actions share, in their order: shape, rate, decision with its obligations.
@@ -362,25 +471,40 @@ class Session:
             if not decision.allowed:
                 self._observer.denied(self, command.id, spec.name, channel, decision)
                 raise _denial(decision)
+            if channel is not None and spec.name == _PUBLISH:
+                self._remember_publishable(channel)
         return data
 
+    def _remember_publishable(self, channel: str) -> None:
+        """Keep that a channel may be published to, where that is so whatever is published, and whenever."""
+        if self._publish_now is None or not self._bound.stands(_PUBLISH, channel, signed=self.facts.signed):
+            return
+        kept = self._publishable
+        if not isinstance(kept, dict) or len(kept) >= MAX_PUBLISHABLE:
+            kept = self._publishable = {}
+        kept[channel] = self._policy.channel_options(channel)
+
+    def _answer(self, command_id: int, done: Running, data: object, now: float) -> list[Effect]:
+        """Answer a command that has been carried out, and note what it has changed."""
+        self.outbox.put(Reply(command_id, data))
+        self._observer.finished(done.action, "ok", max(0.0, self._observer.timer() - done.started_at))
+        if done.channel is None:
+            return []
+        if done.action == "channel.unsubscribe":
+            self.subscriptions.pop(done.channel, None)
+        elif done.action == "channel.subscribe":
+            self.subscriptions[done.channel] = None if done.data is msgspec.UNSET else done.data
+            if done.allowed_by is not self._bound:  # the policy or the roles have changed while it was on its way
+                return self._decide_again(now)
+        return []
+
     def _complete(self, event: Completed) -> list[Effect]:
-        done = self._in_flight.end(event.id)
-        self._outbox.put(Reply(event.id, event.data))
-        self._observer.finished(done.action, "ok", max(0.0, event.now - done.started_at))
-        wanted: list[Effect] = []
-        if done.channel is not None:
-            if done.action == "channel.subscribe":
-                self.subscriptions[done.channel] = None if done.data is msgspec.UNSET else done.data
-                if done.allowed_by is not self._bound:  # the policy or the roles have changed while it was on its way
-                    wanted = self._decide_again(event.now)
-            elif done.action == "channel.unsubscribe":
-                self.subscriptions.pop(done.channel, None)
+        wanted = self._answer(event.id, self._in_flight.end(event.id), event.data, event.now)
         return wanted + self._go_on(event.now)
 
     def _fail(self, event: Failed) -> list[Effect]:
         done = self._in_flight.end(event.id)
-        self._refuse(event.id, done.action, event.error, max(0.0, event.now - done.started_at))
+        self._refuse(event.id, done.action, event.error, max(0.0, self._observer.timer() - done.started_at))
         return self._go_on(event.now)
 
     def _refresh(self, event: Refreshed) -> list[Effect]:
@@ -395,15 +519,16 @@ class Session:
     def _become(self, principal: Principal, now: float) -> list[Effect]:
         """Speak for `principal` from now on; hold what is open against what it may."""
         self.principal = principal
-        self._bound = self._policy.bind(principal)
+        self._bind()
         return [effects.AdoptPrincipal(principal), *self._decide_again(now)]
 
     def _go_on(self, now: float) -> list[Effect]:
         """Begin what has waited, as far as it may."""
         wanted: list[Effect] = []
-        while self.phase is not Phase.CLOSING and (command := self._in_flight.next()) is not None:
+        in_flight = self._in_flight
+        while self.phase is not Phase.CLOSING and (command := in_flight.next()) is not None:
             self._begin(command, now, wanted)
-        if self._in_flight.may_resume():
+        if in_flight.may_resume():
             wanted.append(effects.ResumeReading())
         return wanted
 
@@ -411,18 +536,27 @@ class Session:
 
     def _refuse_frame(self, error: FrameError, now: float, wanted: list[Effect]) -> None:
         self._refuse(error.command_id, UNKNOWN_ACTION, error, 0.0)
+        if self._abuse is None:
+            self._abuse = SlidingCount(ABUSE_LIMIT, ABUSE_WINDOW_S)
         if self._abuse.add(now):
             wanted.extend(self._end(Closes.PROTOCOL_ABUSE))
+
+    def _counts_as_abuse(self, now: float) -> bool:
+        """Count a command that a rate has refused; tell whether there have been too many."""
+        if self._refused is None:
+            self._refused = SlidingCount(REFUSED_LIMIT, ABUSE_WINDOW_S)
+        return self._refused.add(now)
 
     def _refuse(self, command_id: int | None, action: str, error: CommandError, duration_s: float) -> None:
         retry = msgspec.UNSET if error.retry_after_s is None else round(error.retry_after_s, 3)
         body = ErrorBody(error.code.value, error.message, retry)
-        self._outbox.put(ErrorFrame(body, msgspec.UNSET if command_id is None else command_id))
+        self.outbox.put(ErrorFrame(body, msgspec.UNSET if command_id is None else command_id))
         self._observer.finished(action, error.code.value, duration_s)
 
     def _end(self, close: Close) -> list[Effect]:
         """Leave for the closing phase; the frames that wait still go out before the close."""
         self.phase = Phase.CLOSING
+        self._halted = self._deaf = True
         self._in_flight.forget_waiting()
         return [effects.End(close)]
 
@@ -430,10 +564,10 @@ class Session:
 
     def _look_at_deadlines(self, event: TimePassed) -> list[Effect]:
         wanted: list[Effect] = []
-        for due in self._deadlines.look(event.now, event.heard_at):
+        for due in self._deadlines.look(event.now, heard=event.heard):
             match due:
                 case Due.EXPIRING:
-                    self._outbox.put(ExpiringPush(self.principal.expires_at))
+                    self.outbox.put(ExpiringPush(self.principal.expires_at))
                 case Due.PING:
                     wanted.append(effects.SendPing())
                 case Due.EXPIRED:
@@ -444,14 +578,22 @@ class Session:
                     assert_never(due)
         return wanted
 
-    def next_deadline(self, heard_at: float) -> float:
-        """Tell when `TimePassed` is next due, Unix seconds, if the peer was last heard at `heard_at`."""
-        return self._deadlines.next_at(heard_at)
+    def next_deadline(self, *, heard: bool) -> float:
+        """Tell when `TimePassed` is next due, Unix seconds.
+
+        Args:
+            heard: Whether the peer has been heard since the last ping.
+        """
+        return self._deadlines.next_at(heard=heard)
 
     def _adopt_policy(self, event: PolicyChanged) -> list[Effect]:
         self._policy = event.policy
-        self._bound = event.policy.bind(self.principal)
+        self._bind()
         return self._decide_again(event.now)
+
+    def _bind(self) -> None:
+        self._bound = self._policy.bind(self.principal)
+        self._publishable = _NOTHING_KEPT
 
     def _adopt_roles(self, event: RolesChanged) -> list[Effect]:
         old = self.principal
@@ -475,7 +617,7 @@ class Session:
         if channel not in self.subscriptions:
             return []
         del self.subscriptions[channel]
-        self._outbox.put(UnsubscribedPush(channel, reason))
+        self.outbox.put(UnsubscribedPush(channel, reason))
         return [effects.Unsubscribe(None, channel)]
 
     def _lose_position(self, event: PositionLost) -> list[Effect]:
@@ -483,7 +625,7 @@ class Session:
 
     def _drain(self, event: DrainStarted) -> list[Effect]:
         self.phase = Phase.DRAINING
-        self._outbox.put(DrainingPush(event.reconnect_after_s))
+        self.outbox.put(DrainingPush(event.reconnect_after_s))
         return []
 
     def _finish(self, event: Ended) -> list[Effect]:
@@ -491,8 +633,9 @@ class Session:
 
     def _lose(self, _event: Lost) -> list[Effect]:
         self.phase = Phase.CLOSED
+        self._deaf = True
         self._in_flight.forget_waiting()
-        self._outbox.drop()
+        self.outbox.drop()
         return []
 
     def _complete_late(self, event: Completed | Failed | Refreshed) -> list[Effect]:
@@ -506,7 +649,6 @@ class Session:
     # ------------------------------------------------------------------------------------------------ the table
 
     _TALKING: ClassVar[Mapping[type, Transition]] = {
-        Received: _receive,
         Completed: _complete,
         Failed: _fail,
         Refreshed: _refresh,

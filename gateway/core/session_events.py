@@ -1,4 +1,4 @@
-"""What happens to a session. Owns no behaviour; times are Unix seconds, brought by the runtime."""
+"""What happens to a session besides messages from its peer. Owns no behaviour; times are Unix seconds, brought by the runtime."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ import msgspec
 from gateway.core.decision import Policy
 from gateway.core.errors import Close, CommandError
 from gateway.core.principal import Principal
-
-
-class Received(msgspec.Struct, frozen=True, gc=False):
-    """A whole data message came in."""
-
-    payload: bytes
-    text: bool
-    now: float
 
 
 class Completed(msgspec.Struct, frozen=True, gc=False):
@@ -42,10 +34,10 @@ class Refreshed(msgspec.Struct, frozen=True, gc=False):
 
 
 class TimePassed(msgspec.Struct, frozen=True, gc=False):
-    """Time to look at the deadlines; `heard_at` is when the peer last sent an octet, Unix seconds."""
+    """Time to look at the deadlines; `heard` tells whether any octet has come since the last ping."""
 
     now: float
-    heard_at: float
+    heard: bool
 
 
 class PolicyChanged(msgspec.Struct, frozen=True, gc=False):
@@ -85,8 +77,7 @@ class Lost(msgspec.Struct, frozen=True, gc=False):
 
 
 Event = (
-    Received
-    | Completed
+    Completed
     | Failed
     | Refreshed
     | TimePassed

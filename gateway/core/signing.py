@@ -10,10 +10,15 @@ import base64
 import binascii
 import hashlib
 import hmac
-from typing import Protocol
+from binascii import hexlify
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.errors import SignatureError, SignatureFailure
 from gateway.core.frames import Encoding
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
 
 KEY_BYTES = 32
 SERVER_NONCE_BYTES = 32
@@ -59,31 +64,7 @@ def decode_base64url(text: str) -> bytes | None:
     return data if encode_base64url(data) == text else None
 
 
-class _Mac:
-    """HMAC-SHA-256 with both key blocks hashed beforehand: half the cost of the obvious call.
-
-    Args:
-        key: 32 bytes.
-    """
-
-    __slots__ = ("_inner", "_outer")
-
-    def __init__(self, key: bytes) -> None:
-        block = key.ljust(_BLOCK_BYTES, b"\0")
-        self._inner = hashlib.sha256(bytes(octet ^ 0x36 for octet in block))
-        self._outer = hashlib.sha256(bytes(octet ^ 0x5C for octet in block))
-
-    def hexdigest(self, message: bytes) -> str:
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        return outer.hexdigest()
-
-    def digest(self, message: bytes) -> bytes:
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        return outer.digest()
+# Both classes below write the MAC out (two copies of prepared states) where a call would cost as much as a tenth of it.
 
 
 class Signer:
@@ -94,10 +75,10 @@ class Signer:
         encoding: JSON gives text frames, MessagePack binary ones.
     """
 
-    __slots__ = ("_mac", "_text", "count")
+    __slots__ = ("_inner", "_outer", "_text", "count")
 
     def __init__(self, key: bytes, encoding: Encoding) -> None:
-        self._mac = _Mac(key)
+        self._inner, self._outer = _prepared(key)
         self._text = encoding is Encoding.JSON
         self.count = 0
 
@@ -105,9 +86,29 @@ class Signer:
         """Put the signature before `body` and count it."""
         count = self.count
         self.count = count + 1
+        inner, outer = self._inner.copy(), self._outer.copy()
         if self._text:
-            return b"s1.%b.%b" % (self._mac.hexdigest(b"%d.%b" % (count, body)).encode("ascii"), body)
-        return b"\x01%b%b" % (self._mac.digest(count.to_bytes(8, "big") + body), body)
+            inner.update(b"%d.%b" % (count, body))
+            outer.update(inner.digest())
+            return b"s1.%b.%b" % (hexlify(outer.digest()), body)
+        inner.update(count.to_bytes(8, "big") + body)
+        outer.update(inner.digest())
+        return b"\x01%b%b" % (outer.digest(), body)
+
+    def sign_all(self, bodies: list[bytes]) -> list[bytes]:
+        """Sign several, in their order."""
+        if not self._text:
+            return [self.sign(body) for body in bodies]
+        inner_state, outer_state, count = self._inner, self._outer, self.count
+        payloads = []
+        for body in bodies:
+            inner, outer = inner_state.copy(), outer_state.copy()
+            inner.update(b"%d.%b" % (count, body))
+            outer.update(inner.digest())
+            payloads.append(b"s1.%b.%b" % (hexlify(outer.digest()), body))
+            count += 1
+        self.count = count
+        return payloads
 
 
 class Verifier:
@@ -118,39 +119,46 @@ class Verifier:
         encoding: JSON takes text frames, MessagePack binary ones.
     """
 
-    __slots__ = ("_mac", "_text", "count")
+    __slots__ = ("_inner", "_outer", "_text", "count")
 
     def __init__(self, key: bytes, encoding: Encoding) -> None:
-        self._mac = _Mac(key)
+        self._inner, self._outer = _prepared(key)
         self._text = encoding is Encoding.JSON
         self.count = 0
 
     def verify(self, payload: bytes) -> bytes:
         """Take the signature off, or raise; the count goes on with each frame that holds.
 
+        The whole head is compared at once, in constant time; why it does not hold is looked for only then.
+
         Raises:
             SignatureError: The frame is not signed, its signature is malformed, or it is not the one of these bytes at this
                 place in this direction of this connection.
         """
+        count = self.count
+        inner, outer = self._inner.copy(), self._outer.copy()
         if self._text:
-            if payload[:3] != b"s1.":
-                raise SignatureError(_unsigned_text(payload))
-            if payload[67:68] != b".":
-                raise SignatureError(SignatureFailure.MALFORMED)
-            given, body = payload[3:67], payload[_TEXT_HEAD:]
-            wanted = self._mac.hexdigest(b"%d.%b" % (self.count, body)).encode("ascii")
-            if not hmac.compare_digest(given, wanted):
-                raise SignatureError(SignatureFailure.MISMATCH if _is_lower_hex(given) else SignatureFailure.MALFORMED)
+            given, body = payload[:_TEXT_HEAD], payload[_TEXT_HEAD:]
+            inner.update(b"%d.%b" % (count, body))
+            outer.update(inner.digest())
+            if not compare_digest(given, b"s1.%b." % hexlify(outer.digest())):
+                raise SignatureError(_text_failure(payload))
         else:
-            if payload[:1] != b"\x01":
-                raise SignatureError(_unsigned_binary(payload))
-            if len(payload) < _BINARY_HEAD:
-                raise SignatureError(SignatureFailure.MALFORMED)
-            given, body = payload[1:_BINARY_HEAD], payload[_BINARY_HEAD:]
-            if not hmac.compare_digest(given, self._mac.digest(self.count.to_bytes(8, "big") + body)):
-                raise SignatureError(SignatureFailure.MISMATCH)
-        self.count += 1
+            given, body = payload[:_BINARY_HEAD], payload[_BINARY_HEAD:]
+            inner.update(count.to_bytes(8, "big") + body)
+            outer.update(inner.digest())
+            if not compare_digest(given, b"\x01%b" % outer.digest()):
+                raise SignatureError(_binary_failure(payload))
+        self.count = count + 1
         return body
+
+
+def _prepared(key: bytes) -> tuple[HASH, HASH]:
+    """Hash both key blocks of HMAC-SHA-256 (RFC 2104) beforehand: half the cost of the obvious call for each frame."""
+    block = key.ljust(_BLOCK_BYTES, b"\0")
+    return hashlib.sha256(bytes(octet ^ 0x36 for octet in block)), hashlib.sha256(
+        bytes(octet ^ 0x5C for octet in block)
+    )
 
 
 class FrameSigner(Protocol):
@@ -158,6 +166,10 @@ class FrameSigner(Protocol):
 
     def sign(self, body: bytes) -> bytes:
         """Give the payload of a data frame for `body`."""
+        ...
+
+    def sign_all(self, bodies: list[bytes]) -> list[bytes]:
+        """Give the payloads of several, in their order."""
         ...
 
 
@@ -169,17 +181,19 @@ class FrameVerifier(Protocol):
         ...
 
 
-def _is_lower_hex(digits: bytes) -> bool:
-    return not digits.strip(b"0123456789abcdef")
+def _text_failure(payload: bytes) -> SignatureFailure:
+    """Tell a plain JSON frame, which misses its signature, from a broken attempt at one, and that from a wrong one."""
+    if payload[:3] != b"s1.":
+        return SignatureFailure.MALFORMED if payload[:1] == b"s" else SignatureFailure.MISSING
+    if payload[_TEXT_HEAD - 1 : _TEXT_HEAD] != b"." or payload[3 : _TEXT_HEAD - 1].strip(b"0123456789abcdef"):
+        return SignatureFailure.MALFORMED
+    return SignatureFailure.MISMATCH
 
 
-def _unsigned_text(payload: bytes) -> SignatureFailure:
-    """Tell a plain JSON frame, which misses its signature, from a broken attempt at one."""
-    return SignatureFailure.MALFORMED if payload[:1] == b"s" else SignatureFailure.MISSING
-
-
-def _unsigned_binary(payload: bytes) -> SignatureFailure:
-    """Tell a plain MessagePack map or array, which misses its signature, from a broken attempt at one."""
+def _binary_failure(payload: bytes) -> SignatureFailure:
+    """Tell a plain MessagePack map or array, which misses its signature, from a broken attempt at one, and that from a wrong one."""
     first = payload[:1]
-    plain = not first or b"\x80" <= first < b"\xa0" or first in {b"\xdc", b"\xdd", b"\xde", b"\xdf"}
-    return SignatureFailure.MISSING if plain else SignatureFailure.MALFORMED
+    if first != b"\x01":
+        plain = not first or b"\x80" <= first < b"\xa0" or first in {b"\xdc", b"\xdd", b"\xde", b"\xdf"}
+        return SignatureFailure.MISSING if plain else SignatureFailure.MALFORMED
+    return SignatureFailure.MALFORMED if len(payload) < _BINARY_HEAD else SignatureFailure.MISMATCH

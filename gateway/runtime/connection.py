@@ -5,7 +5,8 @@ Owns the doing of each effect. Refuses to own decisions (the session's), members
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -24,12 +25,15 @@ from gateway.core.errors import (
     Refusal,
     StateUnavailableError,
 )
-from gateway.core.frames import MessagePush, SharedPush
+from gateway.core.frames import MessagePush, Push, SharedPush
 from gateway.core.handshake import Subprotocol
+from gateway.core.outbox import Outbox
 from gateway.core.principal import ConnectionFacts, Principal
-from gateway.core.session import Phase, Session
-from gateway.core.session_events import Completed, Ended, Event, Failed, Lost, PolicyChanged, Received, Refreshed
+from gateway.core.session import PENDING, Phase, Session
+from gateway.core.session_events import Completed, Ended, Event, Failed, Lost, PolicyChanged, Refreshed, TimePassed
+from gateway.core.wire_frames import Framing
 from gateway.runtime import errands
+from gateway.runtime.fan_out import Batch
 from gateway.runtime.hub import Hub
 from gateway.runtime.ports import Broker, CredentialVerifier, Metrics, Transport, VerifiedCredential
 
@@ -70,6 +74,7 @@ class Host(Protocol):
     send_buffer_bytes: int
     clock: Callable[[], float]
     timer: Callable[[], float]
+    talking: Connection | None
 
     def spawn(self, work: Coroutine[Any, Any, None], connection: Connection) -> None:
         """Run work of a connection beside it; what it does not expect ends the connection."""
@@ -97,21 +102,56 @@ class Host(Protocol):
 
 
 class _Held:
-    """What came for a subscription before the reply to its subscribe; `upto` is the offset that the reply tells."""
+    """Stands for a connection among a channel's subscribers until the reply to its subscribe is sent, and keeps what comes."""
 
-    __slots__ = ("pushes", "upto")
+    __slots__ = ("_connection", "pushes", "upto")
 
-    def __init__(self) -> None:
+    framing: Framing | None = None
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self.pushes: list[SharedPush] = []
         self.upto = 0
+        """The offset that the reply tells."""
+
+    @property
+    def port(self) -> Transport:
+        """Not asked, for there is no framing."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Give tenant and subject."""
+        return self._connection.identity
+
+    def may_see_presence(self, channel: str) -> bool:
+        """Ask the policy whether joins and leaves of the channel may be shown."""
+        return self._connection.may_see_presence(channel)
+
+    def deliver(self, batch: Batch) -> None:
+        """Keep what comes; of too much, end the connection."""
+        if len(self.pushes) + len(batch.pushes) > MAX_HELD:
+            asyncio.get_running_loop().call_soon(self._connection.overflowed)
+        else:
+            self.pushes.extend(batch.pushes)
+
+    def behind_the_reply(self) -> list[SharedPush]:
+        """Give what the reply does not hold."""
+        return [each for each in self.pushes if not _told(each.push, self.upto)]
+
+
+def _told(push: Push, upto: int) -> bool:
+    """Tell whether a position holds a push already."""
+    return isinstance(push, MessagePush) and push.offset is not msgspec.UNSET and push.offset <= upto
 
 
 class Connection:
-    """One connection of this node. All methods are called on the event loop.
+    """One connection of this node: the receiver of its transport, the carrier of its session, a recipient of deliveries.
+
+    All methods are called on the event loop.
 
     Args:
         node: What it shares with its neighbours.
-        session: The conversation.
         transport: The socket.
         admission: What the handshake has proven.
         opened_at: Unix seconds.
@@ -121,31 +161,41 @@ class Connection:
         "_admission",
         "_closed_with",
         "_gone",
-        "_held",
         "_node",
+        "_outbox",
         "_policy",
         "_session",
-        "_transport",
         "deadline",
-        "heard_at",
+        "framing",
         "opened_at",
+        "port",
     )
 
-    def __init__(
-        self, node: Host, session: Session, transport: Transport, admission: Admission, opened_at: float
-    ) -> None:
+    _session: Session
+    _outbox: Outbox
+
+    def __init__(self, node: Host, transport: Transport, admission: Admission, opened_at: float) -> None:
         self._node = node
-        self._session = session
-        self._transport = transport
         self._admission = admission
         self._policy = node.policy
-        self._held: dict[str, _Held] | None = None
         self._closed_with: Close | None = None
         self._gone = False
+        self.port = transport
+        self.framing: Framing | None = None if admission.subprotocol.signed else transport.framing
         self.opened_at = opened_at
-        self.heard_at = opened_at
         self.deadline = 0
         """The tick at which the node looks at this connection again."""
+
+    def begin(self, session: Session, server_nonce: str | None) -> None:
+        """Hold a conversation, and send its first frame.
+
+        Args:
+            session: The conversation; this connection carries out what it wants.
+            server_nonce: The server's half of the key material, base64url; None on an unsigned connection.
+        """
+        self._session = session
+        self._outbox = session.outbox
+        self._send([session.welcome(server_nonce, self.opened_at)])
 
     # -------------------------------------------------------------------------------------------- as others see it
 
@@ -174,32 +224,55 @@ class Connection:
         """Tell whether no command is on its way."""
         return not self._session.busy
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Give tenant and subject."""
+        principal = self._session.principal
+        return principal.tenant, principal.subject
+
+    @property
+    def max_buffered_bytes(self) -> int:
+        """Give how many octets may wait for the peer."""
+        return self._node.send_buffer_bytes
+
     def may_see_presence(self, channel: str) -> bool:
         """Ask the policy whether joins and leaves of the channel may be shown."""
         return self._session.may("channel.presence", channel, self._node.clock())
 
     def next_deadline(self) -> float:
         """Tell when the session is to look at the time again, Unix seconds."""
-        return self._session.next_deadline(self.heard_at)
+        return self._session.next_deadline(heard=self.port.heard)
 
     # -------------------------------------------------------------------------------------------- from the transport
 
-    def received(self, payload: bytes, *, text: bool) -> None:
-        """Take one whole data message."""
+    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
+        """Take whole data messages; the answers to all of them leave in one write."""
         node = self._node
-        node.metrics.bytes_received(len(payload))
+        node.talking = self
         try:
             if self._policy is not node.policy:
                 self.adopt_policy()
-            self._take(Received(payload, text, node.clock()))
+            wanted = self._session.receive(payloads, text, node.clock())
+            if wanted:
+                self._do(wanted)
+            answers = self._outbox.flush()
+            if answers and not self._gone:
+                self.port.send(answers)
+                node.metrics.answered(size, sum(map(len, answers)))
+            else:
+                node.metrics.bytes_received(size)
         except BaseException:
             # A fault of ours: the transport ends what raises, with 1011; only the bookkeeping is left to do.
             self._closed_with = Closes.INTERNAL
             raise
+        finally:
+            node.talking = None
 
-    def heard(self) -> None:
-        """Note a sign of life: any octet from the peer."""
-        self.heard_at = self._node.clock()
+    def overflowed(self) -> None:
+        """End a connection whose peer reads too slowly."""
+        if self._closed_with is None:
+            self._node.metrics.slow_consumer()
+            self.end(Closes.SLOW_CONSUMER)
 
     def lost(self, code: int) -> None:
         """Note that the transport has gone.
@@ -216,26 +289,13 @@ class Connection:
 
     # -------------------------------------------------------------------------------------------- from the node
 
-    def welcome(self, server_nonce: str | None) -> None:
-        """Send the first frame."""
-        self._send(self._session.welcome(server_nonce, self.opened_at))
-
-    def push(self, shared: SharedPush) -> None:
-        """Send a push behind the replies that wait."""
-        self._flush()
-        payload = self._session.payload(shared)
-        if payload is not None:
-            self._send(payload)
-
-    def push_message(self, channel: str, shared: SharedPush) -> None:
-        """Send what a subscription brings; while its subscribe is on its way, hold it back."""
-        held = None if self._held is None else self._held.get(channel)
-        if held is None:
-            self.push(shared)
-        elif len(held.pushes) < MAX_HELD:
-            held.pushes.append(shared)
-        else:
-            self.end(Closes.SLOW_CONSUMER)
+    def deliver(self, batch: Batch) -> None:
+        """Send pushes: signed for this connection alone where it is signed, or over a transport that takes messages only."""
+        try:
+            self._send(self._outbox.signed(batch.bodies(self._admission.subprotocol.encoding)))
+        except BaseException:
+            self.port.abort()  # a message is missing here now; the others have theirs
+            raise
 
     def adopt_policy(self) -> None:
         """Let the node's policy count from now on, for what is open too."""
@@ -253,6 +313,10 @@ class Connection:
         """Bring the session an event of the node: time, roles, drain."""
         self._take(event)
 
+    def look_at_deadlines(self, now: float) -> None:
+        """Let the session look at the time, Unix seconds."""
+        self._take(TimePassed(now, self.port.heard))
+
     def end(self, close: Close) -> None:
         """Close, behind all that is on its way."""
         self._take(Ended(close))
@@ -261,45 +325,50 @@ class Connection:
 
     def _take(self, event: Event) -> None:
         """Bring an event to the session, carry out what it wants, send what it says."""
-        handle = self._session.handle
-        wanted = handle(event)
-        done = 0
-        while done < len(wanted):  # effects may bring events, and those further effects
-            effect = wanted[done]
-            done += 1
-            wanted = wanted + self._DO[effect.__class__](self, effect)
-        self._flush()
+        self._do(self._session.handle(event))
+        self.flush()
 
-    def _flush(self) -> None:
-        for payload in self._session.flush():
-            self._send(payload)
+    def _do(self, wanted: list[Effect]) -> None:
+        for effect in wanted:
+            self._DO[effect.__class__](self, effect)
 
-    def _bound_answers(self) -> None:
-        """Send large answers at once: those of a whole batch together would be many times the send buffer."""
-        if self._session.waiting_bytes > MAX_JOINED_BYTES:
-            self._flush()
+    def flush(self) -> None:
+        """Send what the session has said, in one write."""
+        payloads = self._outbox.flush()
+        if payloads:
+            self._send(payloads)
 
-    def _send(self, payload: bytes) -> None:
-        if self._gone:
-            return
-        node, transport = self._node, self._transport
-        transport.send(payload)
-        node.metrics.bytes_sent(len(payload))
-        if transport.buffered_bytes() > node.send_buffer_bytes and self._closed_with is None:
-            node.metrics.slow_consumer()
-            self.end(Closes.SLOW_CONSUMER)
+    def _send(self, payloads: list[bytes]) -> None:
+        if not self._gone:
+            self.port.send(payloads)
+            self._node.metrics.bytes_sent(sum(map(len, payloads)))
 
-    def _answer(self, command_id: int, work: Coroutine[Any, Any, object]) -> list[Effect]:
+    # -------------------------------------------------------------------------------------------- commands
+
+    def carry(self, effect: Effect) -> object:
+        """Carry out what a command asks for; see `gateway.core.session.Carrier`."""
+        return self._CARRY[effect.__class__](self, effect)
+
+    def catch_up(self, channel: str) -> None:
+        """Let what has been published to a subscribed channel stand before what is answered about it next."""
+        if channel in self._session.subscriptions:
+            self._put(self._node.hub.due(self, channel))
+
+    def _put(self, pushes: list[SharedPush]) -> None:
+        """Have pushes wait with the answers, in their place among them."""
+        self._outbox.put_encoded([push.body(self._admission.subprotocol.encoding) for push in pushes])
+
+    def _answer(self, command_id: int, work: Coroutine[Any, Any, object]) -> object:
         """Carry a command out: at once where the broker is in this process, else as a task."""
         if not self._node.broker.in_process:
             self._node.spawn(self._answer_later(command_id, work), self)
-            return []
+            return PENDING
         try:
             work.send(None)
         except StopIteration as result:
-            return self._session.handle(Completed(command_id, result.value, self._node.clock()))
-        except (CommandError, StateUnavailableError) as error:
-            return self._session.handle(Failed(command_id, _as_command_error(error), self._node.clock()))
+            return result.value
+        except StateUnavailableError as error:
+            raise _as_command_error(error) from None
         work.close()
         raise RuntimeError("a broker that says it is in this process has waited")
 
@@ -311,7 +380,16 @@ class Connection:
             event = Failed(command_id, _as_command_error(error), self._node.clock())
         self._take(event)
 
-    # -------------------------------------------------------------------------------------------- effects
+    def _make_room(self) -> None:
+        """Send large answers that wait before one more is made: those of a whole batch would be many times the send buffer.
+
+        Raises:
+            CommandError: `unavailable`: the peer has not read the last ones.
+        """
+        if self._outbox.waiting_bytes > MAX_JOINED_BYTES:
+            self.flush()
+        if self.port.buffered_bytes() > self._node.send_buffer_bytes:
+            raise CommandError(ErrorCode.UNAVAILABLE, "too many answers wait to be read")
 
     def _options(self, channel: str) -> ChannelOptions:
         return self._policy.channel_options(channel)
@@ -320,8 +398,10 @@ class Connection:
         """Tell what one answer may hold: half of the send buffer, so that it never fills it alone."""
         return self._node.send_buffer_bytes // 2
 
-    def _do_publish(self, effect: effects.Publish) -> list[Effect]:
-        return self._answer(effect.id, self._publish(effect))
+    def _carry_publish(self, effect: effects.Publish) -> object:
+        answer = self._answer(effect.id, self._publish(effect))
+        self.catch_up(effect.channel)
+        return answer
 
     async def _publish(self, effect: effects.Publish) -> object:
         node = self._node
@@ -331,34 +411,35 @@ class Connection:
         node.metrics.broker_publish(node.timer() - started)
         return answer
 
-    def _do_subscribe(self, effect: effects.Subscribe) -> list[Effect]:
+    def _carry_subscribe(self, effect: effects.Subscribe) -> object:
+        self._make_room()
         if self._node.broker.in_process:
-            wanted = self._answer(effect.id, self._subscribe(effect))
-            self._bound_answers()
-            return wanted
+            self.catch_up(effect.channel)
+            return self._answer(effect.id, self._subscribe(effect, self))
         self._node.spawn(self._subscribe_later(effect), self)
-        return []
+        return PENDING
 
     async def _subscribe_later(self, effect: effects.Subscribe) -> None:
         """Subscribe over a broker that waits: what comes before the reply is held back behind it."""
-        channel = effect.channel
-        if self._held is None:
-            self._held = {}
-        held = self._held[channel] = _Held()
-        await self._answer_later(effect.id, self._subscribe(effect))
-        del self._held[channel]
+        hub, channel = self._node.hub, effect.channel
+        held = _Held(self)
+        if channel in self._session.subscriptions:
+            self.catch_up(channel)
+            self.flush()
+            hub.replace(self, held, channel)
+        await self._answer_later(effect.id, self._subscribe(effect, held))
         if channel not in self._session.subscriptions:  # the broker failed, or the connection has gone meanwhile
-            await self._unsubscribe(channel)
+            await self._unsubscribe(channel, held)
             return
-        for shared in held.pushes:
-            offset = shared.push.offset if isinstance(shared.push, MessagePush) else msgspec.UNSET
-            if offset is msgspec.UNSET or offset > held.upto:
-                self.push(shared)
+        held.pushes += hub.due(held, channel)
+        hub.replace(held, self, channel)
+        self._put(held.behind_the_reply())
+        self.flush()
 
-    async def _subscribe(self, effect: effects.Subscribe) -> object:
+    async def _subscribe(self, effect: effects.Subscribe, recipient: Connection | _Held) -> object:
         node, channel = self._node, effect.channel
         options = self._options(channel)
-        if node.hub.subscribe(self, channel):
+        if node.hub.subscribe(recipient, channel):
             await node.broker.subscribe(channel)
         if options.presence:
             await self._be_present(channel, present=True)
@@ -366,8 +447,8 @@ class Connection:
             node.broker, options, effect, self._admission.subprotocol.encoding, self._room_bytes()
         )
         offset = answer.get("offset")
-        if self._held is not None and channel in self._held and isinstance(offset, int):
-            self._held[channel].upto = offset
+        if isinstance(recipient, _Held) and isinstance(offset, int):
+            recipient.upto = offset
         return answer
 
     async def _be_present(self, channel: str, *, present: bool) -> None:
@@ -375,43 +456,44 @@ class Connection:
         move = broker.join if present else broker.leave
         await move(channel, principal.tenant, principal.subject, self.session_id)
 
-    def _do_unsubscribe(self, effect: effects.Unsubscribe) -> list[Effect]:
-        work = self._unsubscribe(effect.channel)
-        if effect.id is not None:
-            return self._answer(effect.id, work)
-        self._node.run_aside(work, self)
-        return []
+    def _carry_unsubscribe(self, effect: effects.Unsubscribe) -> object:
+        self.catch_up(effect.channel)
+        if effect.id is None:
+            raise ValueError("an unsubscribe that nobody asked for is not carried out as a command")
+        return self._answer(effect.id, self._unsubscribe(effect.channel, self))
 
-    async def _unsubscribe(self, channel: str) -> object:
+    async def _unsubscribe(self, channel: str, recipient: Connection | _Held) -> object:
         node = self._node
-        last = node.hub.unsubscribe(self, channel)
+        last = node.hub.unsubscribe(recipient, channel)
         await self._be_present(channel, present=False)
         if last:
             await node.broker.unsubscribe(channel)
         return {}
 
-    def _do_read_history(self, effect: effects.ReadHistory) -> list[Effect]:
+    def _carry_read_history(self, effect: effects.ReadHistory) -> object:
+        self._make_room()
+        self.catch_up(effect.channel)
         options, encoding = self._options(effect.channel), self._admission.subprotocol.encoding
-        work = errands.read_history(self._node.broker, options, effect, encoding, self._room_bytes())
-        wanted = self._answer(effect.id, work)
-        self._bound_answers()
-        return wanted
+        return self._answer(
+            effect.id, errands.read_history(self._node.broker, options, effect, encoding, self._room_bytes())
+        )
 
-    def _do_read_presence(self, effect: effects.ReadPresence) -> list[Effect]:
+    def _carry_read_presence(self, effect: effects.ReadPresence) -> object:
         channel = effect.channel
+        self.catch_up(channel)
         return self._answer(effect.id, errands.read_presence(self._node.broker, self._options(channel), channel))
 
-    def _do_send_to_user(self, effect: effects.SendToUser) -> list[Effect]:
+    def _carry_send_to_user(self, effect: effects.SendToUser) -> object:
         node, sender = self._node, self._session.principal
         return self._answer(effect.id, errands.send_to_user(node.broker, effect, sender, node.clock()))
 
-    def _do_send_to_tenant(self, effect: effects.SendToTenant) -> list[Effect]:
+    def _carry_send_to_tenant(self, effect: effects.SendToTenant) -> object:
         node, sender = self._node, self._session.principal
         return self._answer(effect.id, errands.send_to_tenant(node.broker, effect, sender, node.clock()))
 
-    def _do_verify_token(self, effect: effects.VerifyToken) -> list[Effect]:
+    def _carry_verify_token(self, effect: effects.VerifyToken) -> object:
         self._node.spawn(self._verify_token(effect), self)
-        return []
+        return PENDING
 
     async def _verify_token(self, effect: effects.VerifyToken) -> None:
         node = self._node
@@ -429,51 +511,58 @@ class Connection:
             event = Refreshed(effect.id, node.verifier.current(credential.principal), node.clock())
         self._take(event)
 
-    def _do_invoke(self, effect: effects.Invoke) -> list[Effect]:
+    def _carry_invoke(self, effect: effects.Invoke) -> object:
         self._node.spawn(self._answer_later(effect.id, self._node.invoke(effect, self)), self)
-        return []
+        return PENDING
 
-    def _do_adopt_principal(self, effect: effects.AdoptPrincipal) -> list[Effect]:
+    _CARRY: ClassVar[Mapping[type, Callable[..., object]]] = {
+        effects.Publish: _carry_publish,
+        effects.Subscribe: _carry_subscribe,
+        effects.Unsubscribe: _carry_unsubscribe,
+        effects.ReadHistory: _carry_read_history,
+        effects.ReadPresence: _carry_read_presence,
+        effects.SendToUser: _carry_send_to_user,
+        effects.SendToTenant: _carry_send_to_tenant,
+        effects.VerifyToken: _carry_verify_token,
+        effects.Invoke: _carry_invoke,
+    }
+
+    # -------------------------------------------------------------------------------------------- effects
+
+    def _do_drop_subscription(self, effect: effects.Unsubscribe) -> None:
+        self._node.run_aside(self._unsubscribe(effect.channel, self), self)
+
+    def _do_adopt_principal(self, effect: effects.AdoptPrincipal) -> None:
         self._node.adopted(self, effect.principal)
-        return []
 
-    def _do_pause_reading(self, _effect: effects.PauseReading) -> list[Effect]:
-        self._transport.pause_reading()
-        return []
+    def _do_pause_reading(self, _effect: effects.PauseReading) -> None:
+        self.port.pause_reading()
 
-    def _do_resume_reading(self, _effect: effects.ResumeReading) -> list[Effect]:
-        self._transport.resume_reading()
-        return []
+    def _do_resume_reading(self, _effect: effects.ResumeReading) -> None:
+        self.port.resume_reading()
 
-    def _do_send_ping(self, _effect: effects.SendPing) -> list[Effect]:
-        self._transport.ping()
-        return []
+    def _do_send_ping(self, _effect: effects.SendPing) -> None:
+        self.port.ping()
 
-    def _do_end(self, effect: effects.End) -> list[Effect]:
+    def _do_end(self, effect: effects.End) -> None:
         self._closed_with = effect.close
-        self._flush()
+        self.flush()
+        if effect.close is Closes.DRAINING:
+            self._put(self._node.hub.due(self))
+            self.flush()
         self._gone = True
-        self._transport.close(effect.close.code, effect.close.reason, LINGER_S)
+        self.port.close(effect.close.code, effect.close.reason, LINGER_S)
         self._leave()
-        return []
 
     def _leave(self) -> None:
         """Give back all that the connection holds of the node; the socket may linger a while."""
         for channel in list(self._session.subscriptions):
-            self._node.run_aside(self._unsubscribe(channel), self)
+            self._node.run_aside(self._unsubscribe(channel, self), self)
         self._session.subscriptions.clear()
         self._node.left(self)
 
-    _DO: ClassVar[Mapping[type, Callable[..., list[Effect]]]] = {
-        effects.Publish: _do_publish,
-        effects.Subscribe: _do_subscribe,
-        effects.Unsubscribe: _do_unsubscribe,
-        effects.ReadHistory: _do_read_history,
-        effects.ReadPresence: _do_read_presence,
-        effects.SendToUser: _do_send_to_user,
-        effects.SendToTenant: _do_send_to_tenant,
-        effects.VerifyToken: _do_verify_token,
-        effects.Invoke: _do_invoke,
+    _DO: ClassVar[Mapping[type, Callable[..., None]]] = {
+        effects.Unsubscribe: _do_drop_subscription,
         effects.AdoptPrincipal: _do_adopt_principal,
         effects.PauseReading: _do_pause_reading,
         effects.ResumeReading: _do_resume_reading,

@@ -106,7 +106,7 @@ def _fit(
 
 
 def _entry(message: Message, encoding: Encoding) -> dict[str, object]:
-    data = message.data
-    if isinstance(data, msgspec.Raw) and encoding is not Encoding.JSON:
-        data = msgspec.json.decode(data)
+    data: object = message.data
+    if encoding is not Encoding.JSON:
+        data = msgspec.json.decode(message.data)
     return {"offset": message.offset, "data": data, "sender": message.sender, "at": message.at}

@@ -1,20 +1,21 @@
-"""Who is here: this node's connections by session, subject and tenant, its subscriptions, and the fan-out to them.
+"""Who is here: this node's connections by session, subject and tenant, and its subscriptions; and what is for whom of them.
 
-Owns membership and delivery on this node. Refuses to own what crosses nodes (the broker) and what a connection does with a push.
+Owns membership. Refuses to own what crosses nodes (the broker), when and how a push is delivered (`fan_out`), and what a connection
+does with it.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import msgspec
-
+from gateway.core.channels import Position
 from gateway.core.frames import BroadcastPush, DirectPush, MessagePush, PresencePush, SharedPush
 from gateway.core.principal import Principal
-from gateway.runtime.ports import Broadcast, Direct, Message, Metrics, Presence
+from gateway.runtime.fan_out import Audience, FanOut, Recipient
+from gateway.runtime.ports import Broadcast, Direct, Metrics, Presence
 
 
-class Member(Protocol):
+class Member(Recipient, Protocol):
     """A connection as the hub sees it."""
 
     @property
@@ -32,33 +33,23 @@ class Member(Protocol):
         """Give what limits by address count."""
         ...
 
-    def push(self, shared: SharedPush) -> None:
-        """Send a push. Never waits, never raises: a full buffer ends the connection, and nobody else's delivery."""
-        ...
-
-    def push_message(self, channel: str, shared: SharedPush) -> None:
-        """Send a publication on a subscribed channel, behind the reply to its subscribe."""
-        ...
-
-    def may_see_presence(self, channel: str) -> bool:
-        """Ask the policy whether joins and leaves of the channel may be shown."""
-        ...
-
 
 class Hub:
     """The connections and subscriptions of one node; it is the broker's receiver.
 
     Args:
-        metrics: Counts deliveries.
+        fan_out: Delivers.
+        metrics: Counts what its audiences get.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, fan_out: FanOut, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._fan_out = fan_out
         self._members: dict[str, Member] = {}
         self._by_subject: dict[str, dict[str, dict[str, Member]]] = {}
-        self._by_tenant: dict[str, dict[str, Member]] = {}
+        self._by_tenant: dict[str, Audience] = {}
         self._by_address: dict[str, int] = {}
-        self._channels: dict[str, dict[Member, None]] = {}
+        self._channels: dict[str, Audience] = {}
         self._subscriptions = 0
 
     # -------------------------------------------------------------------------------------------- members
@@ -71,7 +62,10 @@ class Hub:
         principal, name = member.principal, member.session_id
         self._members[name] = member
         self._by_subject.setdefault(principal.subject, {}).setdefault(principal.tenant, {})[name] = member
-        self._by_tenant.setdefault(principal.tenant, {})[name] = member
+        tenant = self._by_tenant.get(principal.tenant)
+        if tenant is None:
+            tenant = self._by_tenant[principal.tenant] = Audience(self._metrics)
+        tenant.add(member)
         self._by_address[member.address_key] = self._by_address.get(member.address_key, 0) + 1
 
     def remove(self, member: Member) -> bool:
@@ -80,15 +74,22 @@ class Hub:
         if self._members.pop(name, None) is None:
             return False
         principal = member.principal
-        _discard(self._by_subject[principal.subject], principal.tenant, name)
-        if not self._by_subject[principal.subject]:
+        tenants = self._by_subject[principal.subject]
+        del tenants[principal.tenant][name]
+        if not tenants[principal.tenant]:
+            del tenants[principal.tenant]
+        if not tenants:
             del self._by_subject[principal.subject]
-        _discard(self._by_tenant, principal.tenant, name)
+        tenant = self._by_tenant[principal.tenant]
+        tenant.remove(member)
+        if not len(tenant):
+            del self._by_tenant[principal.tenant]
         left = self._by_address[member.address_key] - 1
         if left:
             self._by_address[member.address_key] = left
         else:
             del self._by_address[member.address_key]
+        self._fan_out.forget(member)
         return True
 
     def count_subject(self, tenant: str, subject: str) -> int:
@@ -113,79 +114,73 @@ class Hub:
         """Count the subscriptions on this node."""
         return self._subscriptions
 
-    def subscribe(self, member: Member, channel: str) -> bool:
+    def subscribe(self, recipient: Recipient, channel: str) -> bool:
         """Deliver the channel to a connection from now on; answer whether it is the first on this node."""
-        subscribers = self._channels.get(channel)
-        if subscribers is None:
-            self._channels[channel] = {member: None}
+        audience = self._channels.get(channel)
+        first = audience is None
+        if audience is None:
+            audience = self._channels[channel] = Audience(self._metrics, channel)
+        if recipient not in audience:
+            audience.add(recipient)
             self._subscriptions += 1
-            return True
-        if member not in subscribers:
-            subscribers[member] = None
-            self._subscriptions += 1
-        return False
+        return first
 
-    def unsubscribe(self, member: Member, channel: str) -> bool:
-        """Deliver it no longer; answer whether that was the last subscriber on this node."""
-        subscribers = self._channels.get(channel)
-        if subscribers is None or member not in subscribers:
+    def unsubscribe(self, recipient: Recipient, channel: str) -> bool:
+        """Deliver it no longer, nor what waits to be; answer whether that was the last subscriber on this node."""
+        audience = self._channels.get(channel)
+        if audience is None or recipient not in audience:
             return False
-        del subscribers[member]
+        audience.remove(recipient)
         self._subscriptions -= 1
-        if subscribers:
+        if len(audience):
             return False
         del self._channels[channel]
         return True
 
-    # -------------------------------------------------------------------------------------------- delivery
+    def replace(self, recipient: Recipient, other: Recipient, channel: str) -> None:
+        """Deliver a channel to another one from now on, in place of a subscriber that has been given what was due."""
+        audience = self._channels[channel]
+        audience.remove(recipient)
+        audience.add(other)
 
-    def message(self, message: Message) -> None:
+    def due(self, recipient: Recipient, channel: str | None = None) -> list[SharedPush]:
+        """Give what waits for a connection, all of it or what was published to one channel; the caller is to send it at once."""
+        if channel is None:
+            return self._fan_out.due(recipient)
+        audience = self._channels.get(channel)
+        return [] if audience is None or audience.idle or recipient not in audience else audience.due(recipient)
+
+    # -------------------------------------------------------------------------------------------- what comes for them
+
+    def message(self, channel: str, data: object, sender: str, at: float, position: Position | None) -> None:
         """Hand a publication to its subscribers."""
-        subscribers = self._channels.get(message.channel)
-        if not subscribers:
+        audience = self._channels.get(channel)
+        if audience is None:
             return
-        channel = message.channel
-        shared = SharedPush(
-            MessagePush(
-                channel=channel,
-                data=message.data,
-                sender=message.sender,
-                at=message.at,
-                offset=msgspec.UNSET if message.offset is None else message.offset,
-                epoch=msgspec.UNSET if message.epoch is None else message.epoch,
-            )
+        push = (
+            MessagePush(channel, data, sender, at)
+            if position is None
+            else MessagePush(channel, data, sender, at, position.offset, position.epoch)
         )
-        for member in list(subscribers):  # a push may end a slow consumer, and so its subscriptions
-            member.push_message(channel, shared)
-        self._metrics.delivered(len(subscribers))
+        self._fan_out.push(audience, SharedPush(push))
 
     def presence(self, presence: Presence) -> None:
         """Hand a join or leave to the subscribers that may see it, but not to the subject itself."""
-        shared = SharedPush(PresencePush(presence.channel, presence.event, presence.subject))
-        who = (presence.tenant, presence.subject)
-        for member in list(self._channels.get(presence.channel, ())):
-            if (member.principal.tenant, member.principal.subject) != who and member.may_see_presence(presence.channel):
-                member.push_message(presence.channel, shared)
+        audience = self._channels.get(presence.channel)
+        if audience is not None:
+            push = PresencePush(presence.channel, presence.event, presence.subject)
+            self._fan_out.push(audience, SharedPush(push, about=(presence.tenant, presence.subject)))
 
     def direct(self, direct: Direct) -> int:
         """Hand a direct message to the user's connections; answer how many."""
         shared = SharedPush(DirectPush(direct.data, direct.sender, direct.at))
-        return self._push_to(list(self._by_subject.get(direct.subject, {}).get(direct.tenant, {}).values()), shared)
+        members = self._by_subject.get(direct.subject, {}).get(direct.tenant, {})
+        for member in members.values():
+            self._fan_out.push_to(member, shared)
+        return len(members)
 
     def broadcast(self, broadcast: Broadcast) -> None:
         """Hand a broadcast to the tenant's connections."""
-        shared = SharedPush(BroadcastPush(broadcast.data, broadcast.sender, broadcast.at))
-        self._push_to(list(self._by_tenant.get(broadcast.tenant, {}).values()), shared)
-
-    def _push_to(self, members: list[Member], shared: SharedPush) -> int:
-        for member in members:
-            member.push(shared)
-        self._metrics.delivered(len(members))
-        return len(members)
-
-
-def _discard(index: dict[str, dict[str, Member]], key: str, name: str) -> None:
-    entries = index[key]
-    del entries[name]
-    if not entries:
-        del index[key]
+        audience = self._by_tenant.get(broadcast.tenant)
+        if audience is not None:
+            self._fan_out.push(audience, SharedPush(BroadcastPush(broadcast.data, broadcast.sender, broadcast.at)))

@@ -17,11 +17,12 @@ from gateway.core.decision import Policy
 from gateway.core.errors import Close, Closes, Refusal, refusal_close
 from gateway.core.events import Event
 from gateway.core.principal import Principal
-from gateway.core.session import Session, SessionLimits
-from gateway.core.session_events import RolesChanged, TimePassed
+from gateway.core.session import Publisher, Session, SessionLimits
+from gateway.core.session_events import RolesChanged
 from gateway.core.signing import SERVER_NONCE_BYTES, Signer, Verifier, derive_keys, encode_base64url
 from gateway.runtime.connection import LINGER_S, Admission, Connection
 from gateway.runtime.extensions import ActionHandler, Extensions, Invocation
+from gateway.runtime.fan_out import FanOut
 from gateway.runtime.hub import Hub
 from gateway.runtime.ports import Broker, Change, ChangeKind, CredentialVerifier, Log, Metrics, Transport
 from gateway.runtime.witness import Witness
@@ -92,7 +93,9 @@ class Node:
         self.send_buffer_bytes = limits.send_buffer_bytes
         self.clock = clock
         self.timer = timer
-        self.hub = Hub(metrics)
+        self.talking: Connection | None = None
+        """Whose messages are being taken right now."""
+        self.hub = Hub(FanOut(metrics, self._answer_first), metrics)
         self.draining = False
         self._registry = registry
         self._log = log
@@ -102,6 +105,7 @@ class Node:
         self._connections: dict[str, Connection] = {}
         self._wheel: dict[int, list[Connection]] = {}
         self._tick = 0
+        self._publisher = broker if broker.in_process and isinstance(broker, Publisher) else None
         self._tasks: set[asyncio.Task[None]] = set()
         self._policy_changed = asyncio.Event()
         self._empty = asyncio.Event()
@@ -140,6 +144,7 @@ class Node:
             client_key, server_key = derive_keys(signing_key, admission.client_nonce, server_nonce)
             signer, verifier = Signer(server_key, encoding), Verifier(client_key, encoding)
             nonce = encode_base64url(server_nonce)
+        connection = Connection(self, transport, admission, now)
         session = Session(
             session_id=session_id,
             principal=principal,
@@ -151,9 +156,11 @@ class Node:
             signer=signer,
             verifier=verifier,
             observer=self._witness,
+            carrier=connection,
+            publisher=self._publisher,
             now=now,
         )
-        connection = Connection(self, session, transport, admission, now)
+        connection.begin(session, nonce)
         self._connections[session_id] = connection
         self._empty.clear()
         self.hub.add(connection)
@@ -167,9 +174,13 @@ class Node:
             remote_addr=admission.facts.ip,
             subprotocol=admission.subprotocol.name,
         )
-        connection.welcome(nonce)
         self._schedule(connection)
         return connection
+
+    def _answer_first(self) -> None:
+        """Send its replies to who is being answered right now."""
+        if self.talking is not None:
+            self.talking.flush()
 
     def _refuse(self, admission: Admission) -> tuple[Close | None, str]:
         """Look once more whether the credential still counts, and whether there is room; say which limit for the log."""
@@ -354,10 +365,12 @@ class Node:
             due = [tick for tick in self._wheel if tick <= last]
             self._tick = last
             for tick in sorted(due):
-                for connection in self._wheel.pop(tick):
-                    if connection.deadline == tick and connection.session_id in self._connections:
-                        connection.tell(TimePassed(now, connection.heard_at))
-                        self._schedule(connection)
+                for part in _parts(self._wheel.pop(tick)):
+                    for connection in part:
+                        if connection.deadline == tick and connection.session_id in self._connections:
+                            connection.look_at_deadlines(now)
+                            self._schedule(connection)
+                    await asyncio.sleep(0)
 
 
 async def _drop_result(work: Coroutine[Any, Any, object]) -> None:

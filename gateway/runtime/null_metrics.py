@@ -25,6 +25,10 @@ class NullMetrics:
     def decision(self, action: str, effect: str, reason: str, duration_s: float) -> None:
         """Drop it."""
 
+    def publication_meter(self, action: str) -> Callable[[float, float, float], None]:  # noqa: ARG002 - it makes no difference
+        """Give what drops it."""
+        return _drop
+
     def signature_failure(self, reason: str) -> None:
         """Drop it."""
 
@@ -35,6 +39,9 @@ class NullMetrics:
         """Drop it."""
 
     def bytes_sent(self, count: int) -> None:
+        """Drop it."""
+
+    def answered(self, received: int, sent: int) -> None:
         """Drop it."""
 
     def slow_consumer(self) -> None:
@@ -66,3 +73,7 @@ class NullMetrics:
 
     def watch(self, gauge: str, read: Callable[[], float]) -> None:
         """Forget it."""
+
+
+def _drop(decision_s: float, publish_s: float, duration_s: float) -> None:
+    """Drop it."""

@@ -6,12 +6,16 @@ Owns no implementation. Every port has an in-memory twin, and one conformance su
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
+from gateway.core.channels import Position
 from gateway.core.decision import ChannelOptions, Policy
 from gateway.core.principal import Principal
+from gateway.core.wire_frames import Framing
 
 
 class Log(Protocol):
@@ -65,12 +69,24 @@ class Metrics(Protocol):
         """Count messages handed to connections."""
         ...
 
+    def publication_meter(self, action: str) -> Callable[[float, float, float], None]:
+        """Give what counts the commands of an action that publish at once: each allowed by its rule, published and answered.
+
+        It takes how long the decision, the broker and the whole command took, in seconds. It is asked for once, so that the
+        most frequent command looks nothing up.
+        """
+        ...
+
     def bytes_received(self, count: int) -> None:
         """Count payload bytes that came in."""
         ...
 
     def bytes_sent(self, count: int) -> None:
         """Count payload bytes that went out."""
+        ...
+
+    def answered(self, received: int, sent: int) -> None:
+        """Count the payload bytes of messages that came in together, and those of their answers."""
         ...
 
     def slow_consumer(self) -> None:
@@ -222,33 +238,24 @@ class PolicySource(Protocol):
 # ---------------------------------------------------------------------------------------------- broker
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a channel's history stands: the last offset (from 1; 0 before any) in an opaque epoch."""
-
-    offset: int
-    epoch: str
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One publication.
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One kept publication.
 
     Args:
         channel: Where.
-        data: The payload, JSON's model; in a page of history its JSON text (`msgspec.Raw`), whose size is what it costs.
+        data: The payload as its JSON text (`msgspec.Raw`), whose size is what it costs.
         sender: The publishing subject.
         at: Unix seconds.
-        offset: Its place in the history; None where none is kept.
-        epoch: The history's epoch; None where none is kept.
+        offset: Its place in the history.
+        epoch: The history's epoch.
     """
 
     channel: str
-    data: object
+    data: msgspec.Raw
     sender: str
     at: float
-    offset: int | None = None
-    epoch: str | None = None
+    offset: int
+    epoch: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +292,8 @@ class Broadcast:
 class Deliver(Protocol):
     """What a node does with what the broker brings; called on the event loop, in each channel's order."""
 
-    def message(self, message: Message) -> None:
-        """Hand a publication to this node's subscribers."""
+    def message(self, channel: str, data: object, sender: str, at: float, position: Position | None) -> None:
+        """Hand a publication to this node's subscribers; the position where the channel keeps history."""
         ...
 
     def presence(self, presence: Presence) -> None:
@@ -377,10 +384,25 @@ class Broker(Protocol):
 
 
 class Transport(Protocol):
-    """A WebSocket after its handshake, seen from the session's side. All calls are on the event loop and never wait."""
+    """A WebSocket after its handshake, seen from the session's side. All calls are on the event loop, never wait and never raise.
 
-    def send(self, payload: bytes) -> None:
-        """Queue one data frame: text on a JSON connection, binary on a MessagePack one."""
+    After a close or an abort nothing more is sent, and every call is let pass.
+    """
+
+    heard: bool
+    """Whether any octet has come from the peer since the last ping, or since the beginning."""
+
+    @property
+    def framing(self) -> Framing | None:
+        """Give how octets for `write` are made; None where the transport takes messages only."""
+        ...
+
+    def send(self, payloads: Sequence[bytes]) -> None:
+        """Send data messages, in one write where it can: text on a JSON connection, binary on a MessagePack one."""
+        ...
+
+    def write(self, octets: bytes) -> None:
+        """Send whole frames, as the framing makes them."""
         ...
 
     def ping(self) -> None:
@@ -388,7 +410,7 @@ class Transport(Protocol):
         ...
 
     def close(self, code: int, reason: str, linger_s: float) -> None:
-        """Send a close frame behind all that is queued; abort if the peer has not answered within `linger_s` seconds."""
+        """Send a close frame behind all that was sent; abort if the peer has not answered within `linger_s` seconds."""
         ...
 
     def abort(self) -> None:
@@ -396,13 +418,40 @@ class Transport(Protocol):
         ...
 
     def buffered_bytes(self) -> int:
-        """Tell how many payload bytes wait for the peer."""
+        """Tell how many octets wait for the peer."""
         ...
 
     def pause_reading(self) -> None:
-        """Stop reading from the peer: the in-flight cap is reached."""
+        """Take no more messages: the in-flight cap is reached."""
         ...
 
     def resume_reading(self) -> None:
-        """Go on reading."""
+        """Go on taking messages."""
+        ...
+
+
+class Receiver(Protocol):
+    """A connection, as its transport sees it."""
+
+    @property
+    def max_buffered_bytes(self) -> int:
+        """Give how many octets may wait for the peer."""
+        ...
+
+    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
+        """Take whole data messages of one kind. What it leaves in `payloads` is offered again when reading is resumed.
+
+        Args:
+            payloads: Their contents.
+            size: The length of them all together in octets; 0 where they are offered again.
+            text: Whether they came as text.
+        """
+        ...
+
+    def overflowed(self) -> None:
+        """Note that more waits for the peer than may. Not called within a call of the transport's, but in the next turn."""
+        ...
+
+    def lost(self, code: int) -> None:
+        """Note that the transport is gone, and the close code seen; 1006 where there was none. Called once, and last."""
         ...

@@ -25,21 +25,22 @@ class Witness:
         policy_version: Gives the version of the policy that counts.
     """
 
-    __slots__ = ("_log", "_metrics", "_policy_version", "_timer")
+    __slots__ = ("_log", "_metrics", "_policy_version", "published", "timer")
 
     def __init__(
         self, metrics: Metrics, log: Log, timer: Callable[[], float], policy_version: Callable[[], str]
     ) -> None:
         self._metrics = metrics
         self._log = log
-        self._timer = timer
+        self.timer = timer
         self._policy_version = policy_version
+        self.published = metrics.publication_meter("channel.publish")
 
     def decide(
         self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
     ) -> Decision:
         """Ask the policy for a command, timed and counted."""
-        timer = self._timer
+        timer = self.timer
         started = timer()
         decision = policy.decide(action, channel, data, facts, now)
         self._metrics.decision(action, decision.effect, decision.reason, timer() - started)

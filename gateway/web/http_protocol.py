@@ -23,7 +23,7 @@ from gateway.core.addresses import address_key, client_address
 from gateway.web.edge import EdgeConfig
 from gateway.web.problems import http_answer, problem_body
 from gateway.web.upgrade import Upgrade
-from gateway.web.websocket_protocol import GatewayWebSocketProtocol
+from gateway.web.wire import WireProtocol
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -310,7 +310,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.connections.discard(self)
         target = httptools.parse_url(self.url)
-        make = cast("type[GatewayWebSocketProtocol]", self.ws_protocol_class)
+        make = cast("type[WireProtocol]", self.ws_protocol_class)
         protocol = make(self.config, self.server_state, self.app_state, self.loop)
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)

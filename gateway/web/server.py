@@ -20,7 +20,7 @@ from uvicorn.config import Config
 from gateway.core.errors import GatewayError
 from gateway.web.edge import Edge, EdgeConfig
 from gateway.web.http_protocol import GatewayHttpProtocol
-from gateway.web.websocket_protocol import GatewayWebSocketProtocol
+from gateway.web.wire import WireProtocol
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 2048
@@ -95,7 +95,7 @@ def build_config(
     max_frame_bytes: int = 65_536,
     compression: bool = False,
     http: type[asyncio.Protocol] = GatewayHttpProtocol,
-    ws: type[asyncio.Protocol] = GatewayWebSocketProtocol,
+    ws: type[asyncio.Protocol] = WireProtocol,
 ) -> EdgeConfig:
     """Make uvicorn's configuration.
 

@@ -5,13 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from websockets.datastructures import Headers
-from websockets.http11 import Request
-
-_HANDSHAKE_FIELDS = frozenset(
-    {b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"}
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
@@ -35,10 +28,18 @@ class Upgrade:
     @property
     def offered(self) -> list[str]:
         """Give the subprotocols in the order of the offer."""
-        values = [value.decode("latin-1") for name, value in self.headers if name == b"sec-websocket-protocol"]
+        values = [value.decode("latin-1") for value in self._values(b"sec-websocket-protocol")]
         return [offer for value in values for token in value.split(",") if (offer := token.strip())]
 
-    def for_websockets(self) -> Request:
-        """Give what websockets reads of it. Origins and subprotocols are the gateway's own matter, as are their refusals."""
-        fields = [(n.decode("ascii"), v.decode("latin-1")) for n, v in self.headers if n in _HANDSHAKE_FIELDS]
-        return Request(self.raw_path.decode("ascii"), Headers(fields))
+    @property
+    def key(self) -> str:
+        """Give the one key that the answer is made of."""
+        return self._values(b"sec-websocket-key")[0].decode("ascii")
+
+    @property
+    def extensions(self) -> list[str]:
+        """Give the values of all fields that offer extensions."""
+        return [value.decode("latin-1") for value in self._values(b"sec-websocket-extensions")]
+
+    def _values(self, name: bytes) -> list[bytes]:
+        return [value for field, value in self.headers if field == name]

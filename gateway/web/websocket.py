@@ -7,11 +7,12 @@ Owns the FastAPI dependency that authenticates, the handlers that answer refusal
 # No postponed annotations here: FastAPI could not find `gate` in that of the route, which is a local of the factory.
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
 from gateway.core.addresses import Network, address_key
@@ -28,10 +29,12 @@ from gateway.core.handshake import (
 )
 from gateway.core.principal import ConnectionFacts
 from gateway.runtime.connection import Admission
-from gateway.runtime.ports import CredentialVerifier, Log, Metrics, Transport, VerifiedCredential
-from gateway.web.asgi_transport import AsgiTransport, Outbox, Receiver, SharedText, wire_of
+from gateway.runtime.ports import CredentialVerifier, Log, Metrics, Receiver, Transport, VerifiedCredential
+from gateway.web.asgi_transport import AsgiTransport
+from gateway.web.edge import WIRE_EXTENSION
 from gateway.web.problems import problem_response
 from gateway.web.remote import remote_address, remote_scheme
+from gateway.web.wire import WireProtocol
 
 _RETRY_AFTER = {"Retry-After": "1"}
 
@@ -42,19 +45,6 @@ class Node(Protocol):
     def open(self, admission: Admission, transport: Transport) -> Receiver | None:
         """Register a connection; or close it through its transport, where a limit is reached, and answer None."""
         ...
-
-
-class _Nobody:
-    """The receiver of a connection that was closed before it became one: what still comes concerns nobody."""
-
-    def received(self, payload: bytes, *, text: bool) -> None:
-        """Drop a message."""
-
-    def heard(self) -> None:
-        """Note nothing."""
-
-    def lost(self, code: int) -> None:
-        """Note nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +122,9 @@ class Gate:
         self.log.info(
             Event.CONNECTION_REFUSED, remote_addr=remote_address(connection, self.trusted_proxies), code=1008, **fields
         )
-        wire = wire_of(connection.scope)
-        if wire is not None:
-            wire.linger_s = self.refused_linger_s
+        upgrade = _upgrade_of(connection)
+        if upgrade is not None:
+            upgrade.linger_s = self.refused_linger_s
         close = refusal_close(refused.refusal)
         try:
             await connection.accept(echoed_subprotocol(connection.scope.get("subprotocols") or ()))
@@ -166,6 +156,27 @@ def _challenge(refusal: Refusal) -> str:
     return "Bearer" if refusal is Refusal.MISSING_CREDENTIALS else 'Bearer error="invalid_token"'
 
 
+def _upgrade_of(connection: HTTPConnection) -> WireProtocol | None:
+    """Find our own protocol class behind a handshake; None on another server."""
+    upgrade: WireProtocol | None = (connection.scope.get("extensions") or {}).get(WIRE_EXTENSION)
+    return upgrade
+
+
+class _Nobody:
+    """The receiver of a connection that was closed before it became one: what still comes concerns nobody."""
+
+    max_buffered_bytes = 0
+
+    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
+        """Drop messages."""
+
+    def overflowed(self) -> None:
+        """Note nothing."""
+
+    def lost(self, code: int) -> None:
+        """Note nothing."""
+
+
 async def deny(websocket: WebSocket, response: Response) -> None:
     """Answer an upgrade request with an HTTP response, or where the server cannot, with its plain refusal (403)."""
     try:
@@ -185,7 +196,6 @@ def websocket_router(node: Node, gate: Gate) -> APIRouter:
         gate: What admits them.
     """
     router = APIRouter()
-    shared, outbox = SharedText(), Outbox()
 
     @router.websocket("/ws")
     async def connect(websocket: WebSocket, admission: Annotated[Admission, Depends(gate.authenticate)]) -> None:
@@ -195,9 +205,15 @@ def websocket_router(node: Node, gate: Gate) -> APIRouter:
             await websocket.accept(admission.subprotocol.name if any(offered) else None)
         except (OSError, WebSocketDisconnect):
             return
-        wire = wire_of(websocket.scope)
-        encoding = admission.subprotocol.encoding
-        transport = AsgiTransport(websocket.receive, websocket.send, encoding, wire, shared, outbox)
+        encoding, upgrade = admission.subprotocol.encoding, _upgrade_of(websocket)
+        if upgrade is not None:
+            # On our own server this is all: the socket and the session know each other, and the request is over.
+            wire = upgrade.take_over(encoding)
+            connection = node.open(admission, wire)
+            if connection is not None:
+                wire.serve(connection)
+            return
+        transport = AsgiTransport(websocket.receive, websocket.send, encoding)
         await transport.run(node.open(admission, transport) or _Nobody())
 
     @router.get("/ws", include_in_schema=False)

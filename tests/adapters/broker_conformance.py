@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from gateway.core.channels import Position
 from gateway.core.decision import ChannelOptions
 from gateway.runtime.ports import Broadcast, Broker, Direct, Message, Presence
 
@@ -14,16 +15,27 @@ PLAIN = ChannelOptions()
 
 
 @dataclass
+class Delivered:
+    """A publication as a node gets it."""
+
+    channel: str
+    data: object
+    sender: str
+    at: float
+    position: Position | None
+
+
+@dataclass
 class Inbox:
     """A node that keeps what it is given."""
 
-    messages: list[Message] = field(default_factory=list)
+    messages: list[Delivered] = field(default_factory=list)
     presences: list[Presence] = field(default_factory=list)
     directs: list[Direct] = field(default_factory=list)
     broadcasts: list[Broadcast] = field(default_factory=list)
 
-    def message(self, message: Message) -> None:
-        self.messages.append(message)
+    def message(self, channel: str, data: object, sender: str, at: float, position: Position | None) -> None:
+        self.messages.append(Delivered(channel, data, sender, at, position))
 
     def presence(self, presence: Presence) -> None:
         self.presences.append(presence)
@@ -58,7 +70,7 @@ class BrokerConformance:
     async def test_a_publication_reaches_the_node_as_it_was(self, broker: Broker, inbox: Inbox) -> None:
         await broker.subscribe("room:1")
         assert await broker.publish("room:1", {"x": [1, None]}, "alice", 5.0, PLAIN) is None
-        assert inbox.messages == [Message("room:1", {"x": [1, None]}, "alice", 5.0)]
+        assert inbox.messages == [Delivered("room:1", {"x": [1, None]}, "alice", 5.0, None)]
 
     async def test_offsets_count_from_one_within_one_epoch(
         self, broker: Broker, inbox: Inbox, clock: HandClock
@@ -70,7 +82,7 @@ class BrokerConformance:
         assert second is not None
         assert (first.offset, second.offset) == (1, 2)
         assert first.epoch == second.epoch
-        assert [(m.offset, m.epoch) for m in inbox.messages] == [(1, first.epoch), (2, first.epoch)]
+        assert [m.position for m in inbox.messages] == [first, second]
         assert await broker.position("room:1", HISTORY) == second
 
     async def test_a_channel_nobody_has_published_to_stands_at_offset_zero(self, broker: Broker) -> None:

@@ -11,11 +11,11 @@ import msgspec
 from gateway.core.commands import ActionRegistry
 from gateway.core.decision import BoundPolicy, ChannelOptions, Decision, Effect, Permission, Reason
 from gateway.core.effects import Effect as Wanted
-from gateway.core.errors import ErrorCode, SignatureFailure
+from gateway.core.errors import CommandError, ErrorCode, SignatureFailure
 from gateway.core.frames import Encoding
 from gateway.core.principal import ConnectionFacts, Principal, TokenIdentity
-from gateway.core.session import Session, SessionLimits
-from gateway.core.session_events import Event, Received
+from gateway.core.session import PENDING, Publisher, Session, SessionLimits
+from gateway.core.session_events import Event
 from gateway.core.signing import Signer, Verifier
 
 NOW = 1_000_000.0
@@ -33,6 +33,7 @@ class DictPolicy:
     version: str = "000000000000"
     roles: frozenset[str] = frozenset({"member"})
     bound_to: list[Principal] = field(default_factory=list)
+    standing: bool = True
 
     def bind(self, principal: Principal) -> BoundPolicy:
         self.bound_to.append(principal)
@@ -44,6 +45,9 @@ class DictPolicy:
     def decide(self, action: str, channel: str | None, _data: object, _facts: ConnectionFacts, _now: float) -> Decision:
         return self.answers.get((action, channel)) or self.answers.get(action) or DENY
 
+    def stands(self, action: str, channel: str | None, *, signed: bool) -> bool:  # noqa: ARG002 - all is the same here
+        return self.standing and self.decide(action, channel, None, ConnectionFacts(), 0.0).allowed
+
     def permissions(self, actions: tuple[str, ...], channel: str | None) -> list[Permission]:
         facts = ConnectionFacts()
         return [Permission(a, conditional=False) for a in actions if self.decide(a, channel, None, facts, 0.0).allowed]
@@ -54,6 +58,13 @@ class Witness:
     """Remembers all that an observer is told."""
 
     seen: list[tuple[object, ...]] = field(default_factory=list)
+    time: float = NOW
+
+    def timer(self) -> float:
+        return self.time
+
+    def published(self, decision_s: float, publish_s: float, duration_s: float) -> None:
+        self.seen.append(("published", decision_s, publish_s, duration_s))
 
     def decide(
         self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
@@ -72,6 +83,26 @@ class Witness:
         self.seen.append(("signature", failure))
 
 
+@dataclass
+class Waiter:
+    """Carries nothing out: keeps what is asked for, and answers later, or at once where it has been told what."""
+
+    asked: list[Wanted] = field(default_factory=list)
+    answers: dict[type, object] = field(default_factory=dict)
+
+    caught_up: list[str] = field(default_factory=list)
+
+    def catch_up(self, channel: str) -> None:
+        self.caught_up.append(channel)
+
+    def carry(self, effect: Wanted) -> object:
+        self.asked.append(effect)
+        answer = self.answers.get(effect.__class__, PENDING)
+        if isinstance(answer, CommandError):
+            raise answer
+        return answer
+
+
 PERMISSIVE = dict.fromkeys(ActionRegistry().names(), ALLOW)
 
 
@@ -81,6 +112,7 @@ class Talk:
 
     session: Session
     witness: Witness
+    carrier: Waiter
     policy: DictPolicy
     encoding: Encoding
     client: Signer | None
@@ -96,15 +128,26 @@ class Talk:
         return [effect for body in bodies for effect in self.send_bytes(body)]
 
     def send_bytes(self, body: bytes) -> list[Wanted]:
-        payload = body if self.client is None else self.client.sign(body)
-        return self.session.handle(Received(payload, self.encoding is Encoding.JSON, self.now))
+        return self.receive(body if self.client is None else self.client.sign(body))
+
+    def receive(self, *payloads: bytes, text: bool | None = None) -> list[Wanted]:
+        """Let payloads come in as they are; give what is asked for, by commands first."""
+        self.witness.time = self.now
+        self.carrier.asked.clear()
+        wanted = self.session.receive(
+            iter(payloads), self.encoding is Encoding.JSON if text is None else text, self.now
+        )
+        return [*self.carrier.asked, *wanted]
 
     def tell(self, event: Event) -> list[Wanted]:
-        return self.session.handle(event)
+        self.witness.time = max(self.witness.time, getattr(event, "now", 0.0))
+        self.carrier.asked.clear()
+        wanted = self.session.handle(event)
+        return [*self.carrier.asked, *wanted]
 
     def said(self) -> list[object]:
         """Read what the session has to say, signatures verified."""
-        payloads = self.session.flush()
+        payloads = self.session.outbox.flush()
         bodies = [p if self.server is None else self.server.verify(p) for p in payloads]
         decode = json.loads if self.encoding is Encoding.JSON else msgspec.msgpack.decode
         return [decode(body) for body in bodies]
@@ -122,8 +165,9 @@ def talk(
     registry: ActionRegistry | None = None,
     limits: SessionLimits = LIMITS,
     principal: Principal = ALICE,
+    publisher: Publisher | None = None,
 ) -> Talk:
-    policy, witness = DictPolicy(PERMISSIVE if answers is None else answers), Witness()
+    policy, witness, carrier = DictPolicy(PERMISSIVE if answers is None else answers), Witness(), Waiter()
     client_key, server_key = b"c" * 32, b"s" * 32
     session = Session(
         session_id="s1",
@@ -136,11 +180,14 @@ def talk(
         signer=Signer(server_key, encoding) if signed else None,
         verifier=Verifier(client_key, encoding) if signed else None,
         observer=witness,
+        carrier=carrier,
+        publisher=publisher,
         now=NOW,
     )
     return Talk(
         session,
         witness,
+        carrier,
         policy,
         encoding,
         Signer(client_key, encoding) if signed else None,

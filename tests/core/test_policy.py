@@ -391,6 +391,34 @@ def limited(rule: str, retry_after_s: float) -> Decision:
     return Decision(Effect.DENY, Reason.OBLIGATION, rule, ErrorCode.RATE_LIMITED, retry_after_s, "rate")
 
 
+@pytest.mark.parametrize(
+    ("allow", "deny", "plainly", "when_signed"),
+    [
+        ("{actions: [x]}", "", True, True),
+        ("{actions: [y]}", "", False, False),
+        ("{actions: [x]}", "{actions: [x]}", False, False),
+        ("{actions: [x], when: 'true'}", "", False, False),
+        ("{actions: [x]}", "{actions: [x], when: 'false'}", False, False),
+        ("{actions: [x], signed: true}", "", False, True),
+        ("{actions: [x], rate: {per_s: 5}}", "", False, False),
+        ("{actions: [x], signed: true, rate: {per_s: 5}}", "", False, False),
+        ("{actions: [x], rate: {per_s: 5}}, {actions: [x], signed: true}", "", False, True),
+        ("{actions: [x], rate: {per_s: 5}}, {actions: [x]}", "", True, True),
+        ("{actions: [x], signed: true}, {actions: [x], when: 'true'}", "", False, False),
+        ("{actions: [x], signed: true}", "{actions: [x], when: 'false'}", False, False),
+    ],
+)
+def test_an_answer_stands_where_nothing_but_another_policy_changes_it(
+    allow: str, deny: str, *, plainly: bool, when_signed: bool
+) -> None:
+    bound = policy(f"roles: {{member: {{allow: [{allow}], deny: [{deny}]}}}}").bind(ALICE)
+    assert bound.stands("x", None, signed=False) is plainly
+    assert bound.stands("x", None, signed=True) is when_signed
+    # What stands is what is decided, whatever is asked with it.
+    for over, stands in ((UNSIGNED, plainly), (SIGNED, when_signed)):
+        assert not stands or bound.decide("x", None, {"any": "data"}, over, NOW).allowed
+
+
 def test_a_signed_rule_holds_on_a_signed_connection_only() -> None:
     compiled = policy(OBLIGATIONS)
     assert decide(compiled, "signed", over=SIGNED) == allowed("policy.yaml:4")

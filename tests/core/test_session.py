@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import typing
+from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 from talk import ALICE, ALLOW, NOW, PERMISSIVE, DictPolicy, Talk, talk
 
 from gateway.core import effects, session_events
+from gateway.core.channels import Position
 from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec, ChannelUse, RecoverFrom
-from gateway.core.decision import Decision, Effect, Reason
+from gateway.core.decision import ChannelOptions, Decision, Effect, Reason
 from gateway.core.effects import End
 from gateway.core.errors import Closes, CommandError, ErrorCode, SignatureFailure
 from gateway.core.frames import BroadcastPush, Encoding, SharedPush
 from gateway.core.handlers import HANDLERS
 from gateway.core.in_flight import MAX_IN_FLIGHT
 from gateway.core.principal import Principal, TokenIdentity
-from gateway.core.session import Phase, Session, SessionLimits
+from gateway.core.session import MAX_PUBLISHABLE, Phase, Session, SessionLimits
 from gateway.core.session_events import (
     Completed,
     DrainStarted,
@@ -27,7 +29,6 @@ from gateway.core.session_events import (
     Lost,
     PolicyChanged,
     PositionLost,
-    Received,
     Refreshed,
     RolesChanged,
     TimePassed,
@@ -374,7 +375,7 @@ def test_joined_arrays_are_bounded() -> None:
     conversation.send(*({"id": n, "action": "big", "data": 0} for n in (1, 2, 3)), batch=True)
     for n in (1, 2, 3):
         conversation.tell(Completed(n, "x" * 30_000, NOW))
-    assert 90_000 < conversation.session.waiting_bytes < 91_000
+    assert 90_000 < conversation.session.outbox.waiting_bytes < 91_000
     first, second = conversation.said()
     assert [frame["id"] for frame in first] == [1, 2]
     assert second["id"] == 3
@@ -431,7 +432,7 @@ def test_reading_goes_on_once_what_waited_has_begun() -> None:
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_the_other_kind_of_message_closes_with_1003_before_any_look_at_a_signature(encoding: Encoding) -> None:
     conversation = talk(encoding=encoding, signed=True)
-    wrong = conversation.session.handle(Received(b"anything", encoding is Encoding.MSGPACK, NOW))
+    wrong = conversation.receive(b"anything", text=encoding is Encoding.MSGPACK)
     assert wrong == [End(Closes.UNSUPPORTED_DATA)]
     assert conversation.witness.seen == []
 
@@ -447,25 +448,32 @@ def test_a_frame_that_is_replayed_closes_with_signature_invalid_before_it_is_par
     conversation = talk(signed=True)
     assert conversation.client is not None
     payload = conversation.client.sign(b"not even a frame")
-    conversation.session.handle(Received(payload, True, NOW))
-    assert conversation.session.handle(Received(payload, True, NOW)) == [End(Closes.SIGNATURE_INVALID)]
+    conversation.receive(payload)
+    assert conversation.receive(payload) == [End(Closes.SIGNATURE_INVALID)]
     assert conversation.witness.seen[-1] == ("signature", SignatureFailure.MISMATCH)
 
 
 # ------------------------------------------------------------------------------------------------- pushes
 
 
-def test_a_push_is_signed_in_its_place_and_not_sent_to_one_who_has_left() -> None:
-    conversation = talk(signed=True)
-    shared = SharedPush(BroadcastPush(1, "bob", NOW))
-    payload = conversation.session.payload(shared)
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_push_is_signed_in_its_place_and_what_waits_behind_it(encoding: Encoding) -> None:
+    conversation = talk(signed=True, encoding=encoding)
+    bodies = [SharedPush(BroadcastPush(n, "bob", NOW)).body(encoding) for n in range(2)]
+    conversation.send({"id": 1, "action": "ping"})
+    payloads = conversation.session.outbox.signed(bodies)
     assert conversation.server is not None
-    assert payload is not None
-    assert conversation.server.verify(payload) == shared.body(Encoding.JSON)
-    assert talk().session.payload(shared) == shared.body(Encoding.JSON)
-    for event in (Ended(Closes.NORMAL), Lost()):
-        conversation.tell(event)
-        assert conversation.session.payload(shared) is None
+    assert [conversation.server.verify(payload) for payload in payloads] == bodies
+    assert conversation.said() == [{"type": "reply", "id": 1, "data": {}}]
+    assert talk().session.outbox.signed(bodies) == bodies
+
+
+def test_encoded_frames_keep_their_place_among_the_answers() -> None:
+    conversation = talk(signed=True)
+    conversation.send({"id": 1, "action": "ping"})
+    conversation.session.outbox.put_encoded([b'{"type":"broadcast"}'])
+    conversation.send({"id": 2, "action": "ping"})
+    assert conversation.said() == [reply(1), {"type": "broadcast"}, reply(2)]
 
 
 # ------------------------------------------------------------------------------------------------- subscriptions
@@ -576,42 +584,42 @@ def test_the_token_of_another_subject_tenant_or_issuer_is_not_taken(other: Princ
 def test_expiring_is_told_once_and_expiry_closes() -> None:
     conversation = talk()
     session = conversation.session
-    assert session.next_deadline(NOW) == NOW + 25.0
-    assert conversation.tell(TimePassed(NOW + 839, NOW + 839)) == [effects.SendPing()]
-    assert session.next_deadline(NOW + 839) == NOW + 840
-    conversation.tell(TimePassed(NOW + 840, NOW + 840))
-    conversation.tell(TimePassed(NOW + 841, NOW + 841))
+    assert session.next_deadline(heard=True) == NOW + 25.0
+    assert conversation.tell(TimePassed(NOW + 839, heard=True)) == [effects.SendPing()]
+    assert session.next_deadline(heard=True) == NOW + 840
+    conversation.tell(TimePassed(NOW + 840, heard=True))
+    conversation.tell(TimePassed(NOW + 841, heard=True))
     assert conversation.said() == [{"type": "expiring", "expires_at": NOW + 900}]
-    assert conversation.tell(TimePassed(NOW + 900, NOW + 900)) == [End(Closes.EXPIRED_TOKEN)]
+    assert conversation.tell(TimePassed(NOW + 900, heard=True)) == [End(Closes.EXPIRED_TOKEN)]
 
 
 def test_a_refresh_moves_the_expiry() -> None:
     conversation = talk()
-    conversation.tell(TimePassed(NOW + 850, NOW + 850))
+    conversation.tell(TimePassed(NOW + 850, heard=True))
     conversation.now = NOW + 850
     conversation.send({"id": 1, "action": "session.refresh", "data": {"token": "t"}})
     new = Principal("alice", "acme", ("member",), {}, NOW + 1800, ALICE.token)
     conversation.tell(Refreshed(1, new, NOW + 850))
-    assert End(Closes.EXPIRED_TOKEN) not in conversation.tell(TimePassed(NOW + 900, NOW + 900))
+    assert End(Closes.EXPIRED_TOKEN) not in conversation.tell(TimePassed(NOW + 900, heard=True))
     conversation.said()
-    conversation.tell(TimePassed(NOW + 1740, NOW + 1740))
+    conversation.tell(TimePassed(NOW + 1740, heard=True))
     assert conversation.said() == [{"type": "expiring", "expires_at": NOW + 1800}]
 
 
 def test_silence_for_ten_seconds_after_a_ping_closes() -> None:
     conversation = talk()
-    assert conversation.tell(TimePassed(NOW + 24, NOW)) == []
-    assert conversation.tell(TimePassed(NOW + 25, NOW)) == [effects.SendPing()]
-    assert conversation.session.next_deadline(NOW) == NOW + 35
-    assert conversation.tell(TimePassed(NOW + 34, NOW)) == []
-    assert conversation.tell(TimePassed(NOW + 35, NOW)) == [End(Closes.PING_TIMEOUT)]
+    assert conversation.tell(TimePassed(NOW + 24, heard=True)) == []
+    assert conversation.tell(TimePassed(NOW + 25, heard=True)) == [effects.SendPing()]
+    assert conversation.session.next_deadline(heard=False) == NOW + 35
+    assert conversation.tell(TimePassed(NOW + 34, heard=False)) == []
+    assert conversation.tell(TimePassed(NOW + 35, heard=False)) == [End(Closes.PING_TIMEOUT)]
 
 
 def test_any_sign_of_life_after_a_ping_keeps_the_connection() -> None:
     conversation = talk()
-    conversation.tell(TimePassed(NOW + 25, NOW))
-    assert conversation.tell(TimePassed(NOW + 35, NOW + 26)) == []
-    assert conversation.tell(TimePassed(NOW + 50, NOW + 26)) == [effects.SendPing()]
+    conversation.tell(TimePassed(NOW + 25, heard=True))
+    assert conversation.tell(TimePassed(NOW + 35, heard=True)) == []
+    assert conversation.tell(TimePassed(NOW + 50, heard=True)) == [effects.SendPing()]
 
 
 # ------------------------------------------------------------------------------------------------- drain and end
@@ -637,7 +645,7 @@ def test_after_the_close_nothing_is_done_any_more() -> None:
     conversation.tell(Ended(Closes.NORMAL))
     assert conversation.send({"id": 3, "action": "ping"}) == []
     assert conversation.tell(Completed(1, {}, NOW)) == []
-    assert conversation.tell(TimePassed(NOW + 9999, NOW)) == []
+    assert conversation.tell(TimePassed(NOW + 9999, heard=False)) == []
     assert conversation.said() == []
     assert conversation.tell(Lost()) == []
     assert conversation.session.phase is Phase.CLOSED
@@ -659,3 +667,169 @@ def test_what_waits_in_the_backlog_is_not_begun_by_a_connection_that_ends() -> N
     wanted = conversation.tell(Completed(1, {}, NOW))
     assert wanted == [End(Closes.RATE_LIMITED), effects.ResumeReading()]
     assert conversation.session.phase is Phase.CLOSING
+
+
+# ------------------------------------------------------------------------------------------------- publishing at once
+
+
+@dataclass
+class Press:
+    """A broker in this process: keeps what is published, and says where it stands."""
+
+    position: Position | None = None
+    published: list[tuple[object, ...]] = field(default_factory=list)
+
+    def publish_now(
+        self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
+    ) -> Position | None:
+        self.published.append((channel, data, sender, at, options))
+        return self.position
+
+
+def publish(number: int, data: object = "hi", channel: str = "room:acme:1") -> dict[str, object]:
+    return {"id": number, "action": "channel.publish", "channel": channel, "data": data}
+
+
+def reply(number: int, **data: object) -> dict[str, object]:
+    return {"type": "reply", "id": number, "data": data}
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("signed", [False, True])
+def test_once_permitted_a_channel_is_published_to_without_the_long_way(encoding: Encoding, *, signed: bool) -> None:
+    press = Press()
+    conversation = talk(publisher=press, encoding=encoding, signed=signed)
+    assert conversation.send(publish(1)) == [effects.Publish(1, "room:acme:1", "hi")]
+    conversation.tell(Completed(1, {}, NOW))
+    assert conversation.send(publish(2), publish(3, {"x": [1]})) == []
+    assert conversation.said() == [reply(1), reply(2), reply(3)]
+    assert press.published == [
+        ("room:acme:1", "hi", "alice", NOW, ChannelOptions()),
+        ("room:acme:1", {"x": [1]}, "alice", NOW, ChannelOptions()),
+    ]
+    assert conversation.witness.seen[-2:] == [("published", 0.0, 0.0, 0.0)] * 2
+    assert not conversation.session.busy
+
+
+def test_the_reply_tells_the_position_and_stands_behind_the_publishers_own_message() -> None:
+    press = Press(Position(7, "e"))
+    conversation = talk(publisher=press)
+    conversation.carrier.answers = {effects.Publish: {"offset": 6, "epoch": "e"}, effects.Subscribe: {}}
+    conversation.send(publish(1), publish(2))
+    assert conversation.said() == [reply(1, offset=6, epoch="e"), reply(2, offset=7, epoch="e")]
+    assert conversation.carrier.caught_up == []
+    conversation.send({**SUBSCRIBE, "id": 3}, publish(4))
+    assert conversation.carrier.caught_up == ["room:acme:1"]
+    assert [frame["id"] for frame in conversation.said()] == [3, 4]  # type: ignore[index]
+
+
+def test_a_publication_without_data_goes_the_long_way_and_is_refused() -> None:
+    press = Press()
+    conversation = talk(publisher=press)
+    conversation.carrier.answers = {effects.Publish: {}}
+    conversation.send(publish(1), {"id": 2, "action": "channel.publish", "channel": "room:acme:1"})
+    assert conversation.said()[1]["error"]["code"] == "invalid_data"  # type: ignore[index]
+    assert press.published == []
+
+
+def test_the_rate_counts_for_publications_at_once_too() -> None:
+    conversation = talk(publisher=Press(), limits=SessionLimits(65_536, 2.0, 3, 25.0))
+    conversation.carrier.answers = {effects.Publish: {}}
+    conversation.send(*[publish(n) for n in range(1, 7)])
+    codes = [frame.get("error", {}).get("code") for frame in conversation.said()]  # type: ignore[attr-defined]
+    assert codes == [None] * 4 + ["rate_limited"] * 2
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        PolicyChanged(DictPolicy({}), NOW),
+        RolesChanged(("guest",), NOW),
+    ],
+)
+def test_another_policy_or_role_ends_what_was_kept_of_the_old_one(news: PolicyChanged | RolesChanged) -> None:
+    press = Press()
+    conversation = talk(publisher=press, answers=dict(PERMISSIVE))
+    conversation.carrier.answers = {effects.Publish: {}}
+    conversation.send(publish(1), publish(2))
+    conversation.policy.answers.clear()
+    conversation.tell(news)
+    conversation.said()
+    conversation.send(publish(3))
+    assert conversation.errors() == [(3, "permission_denied")]
+    assert len(press.published) == 1
+
+
+def test_nothing_is_kept_of_an_answer_that_may_change_by_itself() -> None:
+    press = Press()
+    conversation = talk(publisher=press)
+    conversation.policy.standing = False
+    conversation.carrier.answers = {effects.Publish: {}}
+    conversation.send(publish(1), publish(2), publish(3))
+    assert conversation.said() == [reply(1), reply(2), reply(3)]
+    assert press.published == []
+
+
+def test_what_is_kept_of_many_channels_is_bounded() -> None:
+    press = Press()
+    conversation = talk(publisher=press, limits=SessionLimits(65_536, 10_000.0, 3, 25.0))
+    conversation.carrier.answers = {effects.Publish: {}}
+    channels = [f"room:acme:{n}" for n in range(MAX_PUBLISHABLE + 1)]
+    conversation.send(*[publish(n, channel=channel) for n, channel in enumerate(channels, start=1)])
+    conversation.send(publish(1000, channel=channels[0]), publish(1001, channel=channels[-1]))
+    assert [channel for channel, *_ in press.published] == [channels[-1]]
+    assert len(conversation.said()) == len(channels) + 2
+
+
+def test_a_publication_waits_its_turn_behind_what_is_in_flight() -> None:
+    press = Press()
+    conversation = talk(publisher=press)
+    conversation.carrier.answers = {effects.Publish: {}}
+    conversation.send(publish(1))
+    del conversation.carrier.answers[effects.Publish]
+    conversation.send({"id": 2, "action": "channel.history", "channel": "room:acme:1"})
+    conversation.send(publish(3))
+    assert [frame["id"] for frame in conversation.said()] == [1]  # type: ignore[index]
+    assert conversation.tell(Completed(2, {}, NOW)) == [effects.Publish(3, "room:acme:1", "hi")]
+    assert press.published == []
+
+
+def test_what_cannot_be_carried_out_is_answered_with_its_code() -> None:
+    conversation = talk()
+    conversation.carrier.answers = {effects.Publish: CommandError(ErrorCode.UNAVAILABLE, "not now")}
+    conversation.send(publish(1))
+    assert conversation.errors() == [(1, "unavailable")]
+    assert not conversation.session.busy
+
+
+# ------------------------------------------------------------------------------------------------- several at once
+
+
+def test_messages_that_come_together_are_answered_in_their_order() -> None:
+    conversation = talk()
+    bodies = [json.dumps({"id": n, "action": "ping"}).encode() for n in range(1, 5)]
+    assert conversation.receive(*bodies) == []
+    assert conversation.said() == [reply(n) for n in range(1, 5)]
+
+
+def test_what_comes_behind_the_end_of_a_conversation_is_not_taken() -> None:
+    conversation = talk(signed=True)
+    good = json.dumps({"id": 1, "action": "ping"}).encode()
+    payloads = iter([b"unsigned", good, good])
+    wanted = conversation.session.receive(payloads, True, NOW)
+    assert wanted == [End(Closes.SIGNATURE_REQUIRED)]
+    assert list(payloads) == [good, good]
+    assert conversation.receive(good) == []
+    assert conversation.said() == []
+
+
+def test_what_comes_behind_a_pause_is_left_for_later() -> None:
+    conversation = talk()
+    bodies = [json.dumps(publish(n, channel=f"room:acme:{n}")).encode() for n in range(1, MAX_IN_FLIGHT + 5)]
+    payloads = iter(bodies)
+    wanted = conversation.session.receive(payloads, True, NOW)
+    assert wanted == [effects.PauseReading()]
+    assert len(list(payloads)) == 3
+    wanted = conversation.tell(Completed(1, {}, NOW))
+    assert wanted == [effects.Publish(MAX_IN_FLIGHT + 1, f"room:acme:{MAX_IN_FLIGHT + 1}", "hi")]
+    assert conversation.tell(Completed(2, {}, NOW)) == [effects.ResumeReading()]

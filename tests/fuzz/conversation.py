@@ -12,7 +12,7 @@ from gateway.core.effects import End
 from gateway.core.errors import Closes, ErrorCode
 from gateway.core.frames import Encoding
 from gateway.core.session import Phase, SessionLimits
-from gateway.core.session_events import Completed, Received
+from gateway.core.session_events import Completed
 
 CODES = {code.value for code in ErrorCode}
 CLOSES = {
@@ -86,11 +86,7 @@ class UnderFire:
         """Send a frame's body, or with `raw` a payload as it is; hold what comes out against what is documented."""
         conversation = self._talk
         conversation.now += 2.0
-        if raw:
-            event = Received(body, self._encoding is Encoding.JSON, conversation.now)
-            wanted = conversation.session.handle(event)
-        else:
-            wanted = conversation.send_bytes(body)
+        wanted = conversation.receive(body) if raw else conversation.send_bytes(body)
         todo = list(wanted)
         while todo:
             effect = todo.pop(0)

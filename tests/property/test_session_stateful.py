@@ -106,7 +106,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(0, 60))
     def pass_time(self, seconds: int) -> None:
         self.talk.now += seconds
-        self.take(self.talk.tell(TimePassed(self.talk.now, self.talk.now)))
+        self.take(self.talk.tell(TimePassed(self.talk.now, heard=True)))
 
     @rule()
     def drain(self) -> None:

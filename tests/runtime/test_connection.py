@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 from talk import ALICE, ALLOW, NOW, PERMISSIVE, DictPolicy
 
 from gateway.adapters.memory_broker import MemoryBroker
+from gateway.core.channels import Position
 from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec
 from gateway.core.decision import ChannelOptions
 from gateway.core.errors import HandshakeRefusedError, Refusal, StateUnavailableError
@@ -20,7 +21,7 @@ from gateway.core.session import SessionLimits
 from gateway.runtime.connection import MAX_HELD, Admission, Connection
 from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.null_metrics import NullMetrics
-from gateway.runtime.ports import Broadcast, Deliver, Direct, Message, Page, Position, VerifiedCredential
+from gateway.runtime.ports import Broadcast, Deliver, Direct, Page, VerifiedCredential
 
 ROOM = "room:acme:1"
 KEPT = ChannelOptions(history_messages=10, history_ttl_s=60.0, presence=True)
@@ -91,14 +92,20 @@ class WaitingBroker:
 class Wire:
     """A transport that keeps what it is given."""
 
+    framing = None
+
     def __init__(self) -> None:
         self.sent: list[dict[str, object]] = []
         self.closed: tuple[int, str] | None = None
         self.reading = True
         self.buffered = 0
+        self.heard = True
 
-    def send(self, payload: bytes) -> None:
-        self.sent.append(json.loads(payload))
+    def send(self, payloads: Sequence[bytes]) -> None:
+        self.sent.extend(json.loads(payload) for payload in payloads)
+
+    def write(self, octets: bytes) -> None:
+        raise NotImplementedError
 
     def ping(self) -> None:
         """Send nothing."""
@@ -202,7 +209,8 @@ def say(connection: Connection, command_id: int, action: str, channel: str | Non
     command: dict[str, object] = {"id": command_id, "action": action, "data": data}
     if channel is not None:
         command["channel"] = channel
-    connection.received(json.dumps(command).encode(), text=True)
+    payload = json.dumps(command).encode()
+    connection.received(iter((payload,)), len(payload), text=True)
 
 
 async def settle() -> None:
@@ -251,6 +259,7 @@ async def test_recovery_and_pushes_meet_without_a_gap(house: House) -> None:
     house.broker.gate.set()
     await settle()
     await house.broker.inner.publish(ROOM, 5, "bob", NOW, KEPT)
+    await settle()
     reply, *pushes = wire.sent
     recovered = [message["offset"] for message in reply["data"]["messages"]]  # type: ignore[index]
     assert recovered + [push["offset"] for push in pushes] == [2, 3, 4, 5]
@@ -283,7 +292,8 @@ async def test_more_than_may_be_held_back_ends_the_connection(house: House) -> N
     say(connection, 1, "channel.subscribe", ROOM)
     await settle()
     for n in range(MAX_HELD + 1):
-        house.node.hub.message(Message(ROOM, n, "bob", NOW))
+        house.node.hub.message(ROOM, n, "bob", NOW, None)
+    await settle()
     assert wire.closed == (1013, "slow_consumer")
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -123,24 +123,39 @@ class Echo:
         self.admission = admission
         self.transport = transport
         self.messages: list[tuple[bytes, bool]] = []
-        self.heard_count = 0
+        self.turns: list[int] = []
+        self.overflows = 0
+        self.paused = False
         self.gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def received(self, payload: bytes, *, text: bool) -> None:
-        self.messages.append((payload, text))
+    @property
+    def max_buffered_bytes(self) -> int:
+        return self.node.max_buffered_bytes
+
+    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
+        assert size >= 0
+        before = len(self.messages)
+        for payload in payloads:
+            self.messages.append((payload, text))
+            self.act(payload)
+            if self.paused:
+                break
+        self.turns.append(len(self.messages) - before)
+
+    def act(self, payload: bytes) -> None:
         command, _, argument = payload.partition(b" ")
         match command:
             case b"close":
                 code, reason = argument.split(b" ")
                 self.transport.close(int(code), reason.decode(), self.node.linger_s)
             case b"flood":
-                for _ in range(int(argument)):
-                    self.transport.send(self.node.flood_payload)
+                self.transport.send([self.node.flood_payload] * int(argument))
             case b"abort":
                 self.transport.abort()
             case b"ping":
                 self.transport.ping()
             case b"pause":
+                self.paused = True
                 self.transport.pause_reading()
             case b"raise":
                 message = "a bug"
@@ -148,10 +163,14 @@ class Echo:
             case b"quiet":
                 pass
             case _:
-                self.transport.send(payload)
+                self.transport.send([payload])
 
-    def heard(self) -> None:
-        self.heard_count += 1
+    def resume(self) -> None:
+        self.paused = False
+        self.transport.resume_reading()
+
+    def overflowed(self) -> None:
+        self.overflows += 1
 
     def lost(self, code: int) -> None:
         self.gone.set_result(code)
@@ -165,6 +184,7 @@ class EchoNode:
         self.full = False
         self.linger_s = 5.0
         self.flood_payload = b"x" * 1000
+        self.max_buffered_bytes = 1_000_000_000
         self.connections: list[Echo] = []
         self.opened: asyncio.Queue[Echo] = asyncio.Queue()
 
@@ -176,7 +196,7 @@ class EchoNode:
         self.connections.append(echo)
         self.opened.put_nowait(echo)
         if self.greeting:
-            transport.send(self.greeting)
+            transport.send([self.greeting])
         return echo
 
 

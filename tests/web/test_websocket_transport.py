@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from edge_server import PATIENCE_S, Served, close_frame, frame, serving, text, until, upgrade
 
 from gateway.core.frames import Encoding
-from gateway.web.asgi_transport import AsgiTransport, Outbox, SharedText
+from gateway.web.asgi_transport import AsgiTransport
 from gateway.web.edge import EdgeLimits
 
 MEGABYTE = b"x" * 1_000_000
@@ -88,7 +88,7 @@ async def test_sending_after_the_end_is_dropped(served: Served) -> None:
         echo = await served.connection()
         raw.send(close_frame(1000))
         await asyncio.wait_for(echo.gone, PATIENCE_S)
-        echo.transport.send(b"late")
+        echo.transport.send([b"late"])
         echo.transport.ping()
         echo.transport.close(1000, "", 5.0)
         echo.transport.abort()
@@ -100,9 +100,10 @@ async def test_sending_after_the_end_is_dropped(served: Served) -> None:
 async def test_every_message_is_a_sign_of_life(served: Served) -> None:
     async with await served.upgraded() as raw:
         echo = await served.connection()
+        assert echo.transport.heard
         raw.send(text("hi"))
         assert await raw.frame() == (0x81, b"hi")
-        assert echo.heard_count > 0
+        assert echo.transport.heard
 
 
 async def test_paused_connection_takes_nothing_until_it_is_resumed(served: Served) -> None:
@@ -115,7 +116,7 @@ async def test_paused_connection_takes_nothing_until_it_is_resumed(served: Serve
             other.send(text("hi"))
             assert await other.frame() == (0x81, b"hi")
         assert echo.messages == [(b"pause", True)]
-        echo.transport.resume_reading()
+        echo.resume()
         assert [await raw.frame() for _ in range(200)] == [(0x81, b"%d" % n) for n in range(200)]
 
 
@@ -144,13 +145,18 @@ async def test_stalled_peer_stops_nobody_else_and_is_dropped_after_its_time(serv
         assert await asyncio.wait_for(echo.gone, PATIENCE_S) in {1006, 1013}
 
 
-async def test_writer_that_fails_ends_its_connection(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_more_than_may_wait_is_told_in_the_next_turn(served: Served) -> None:
+    served.node.flood_payload = MEGABYTE
+    served.node.max_buffered_bytes = 5 * len(MEGABYTE)
     async with await served.upgraded() as raw:
         echo = await served.connection()
-        echo.transport.send(b"\xff is no text")
-        await raw.rest()
-        assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 1006
-    assert "UnicodeDecodeError" in caplog.text
+        raw.send(text("flood 3"))
+        for _ in range(3):
+            await raw.frame()
+        assert echo.overflows == 0
+        raw.send(text("flood 40"))
+        await until(lambda: echo.overflows)
+        assert echo.messages == [(b"flood 3", True), (b"flood 40", True)]
 
 
 # ------------------------------------------------------------------------------------------------- on ours alone
@@ -161,9 +167,9 @@ async def test_ping_is_sent_and_its_answer_heard() -> None:
         echo = await served.connection()
         raw.send(text("ping"))
         assert await raw.frame() == (0x89, b"")
-        heard = echo.heard_count
+        assert not echo.transport.heard
         raw.send(frame(0x8A))
-        await until(lambda: echo.heard_count > heard)
+        await until(lambda: echo.transport.heard)
 
 
 async def test_buffered_bytes_counts_what_the_server_holds() -> None:
@@ -211,24 +217,16 @@ async def test_peer_that_closes_and_reads_nothing_is_dropped() -> None:
         await until(lambda: not served.uvicorn.connections)
 
 
-async def test_what_is_shared_is_decoded_once() -> None:
-    shared = SharedText()
-    payload = "hi ä".encode()
-    first = shared.event(payload)
-    assert first == {"type": "websocket.send", "text": "hi ä"}
-    assert shared.event(payload) is first
-    assert shared.event(b"other") == {"type": "websocket.send", "text": "other"}
-    assert shared.event(b"") == {"type": "websocket.send", "text": ""}
-
-
 async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> None:
     lost: list[int] = []
 
     class Receiver:
-        def received(self, payload: bytes, *, text: bool) -> None:
+        max_buffered_bytes = 0
+
+        def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
             raise NotImplementedError
 
-        def heard(self) -> None:
+        def overflowed(self) -> None:
             raise NotImplementedError
 
         def lost(self, code: int) -> None:
@@ -242,7 +240,7 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
         raise NotImplementedError
 
     before = asyncio.all_tasks()
-    transport = AsgiTransport(never, drop, Encoding.JSON, None, SharedText(), Outbox())
+    transport = AsgiTransport(never, drop, Encoding.JSON)
     task = asyncio.create_task(transport.run(Receiver()))
     await asyncio.sleep(0)
     task.cancel()
@@ -252,29 +250,22 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
     assert lost == [1006]
 
 
-async def test_a_fault_in_sending_to_one_connection_ends_that_one_and_serves_the_others() -> None:
-    sent: list[str] = []
-    faults: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+# ------------------------------------------------------------------------------------------------- on plain ASGI alone
 
-    async def fail(_event: Any) -> None:  # noqa: ANN401 - an ASGI event
-        raise ZeroDivisionError
 
-    async def keep(event: Any) -> None:  # noqa: ANN401 - an ASGI event
-        sent.append(event["text"])
+async def test_fault_in_sending_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(stock=True) as served, await served.upgraded() as raw:
+        echo = await served.connection()
+        echo.transport.send([b"\xff is no text"])
+        await raw.rest()
+        assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 1006
+        gc.collect()
+    assert "UnicodeDecodeError" in caplog.text
 
-    async def never() -> dict[str, Any]:
-        await asyncio.Event().wait()
-        raise NotImplementedError
 
-    outbox, shared = Outbox(), SharedText()
-    broken = AsgiTransport(never, fail, Encoding.JSON, None, shared, outbox)
-    sound = AsgiTransport(never, keep, Encoding.JSON, None, shared, outbox)
-    broken.send(b"lost")
-    sound.send(b"first")
-    await until(lambda: sent == ["first"])
-    broken.send(b"dropped")
-    sound.send(b"second")
-    await until(lambda: sent == ["first", "second"])
-    gc.collect()
-    assert [type(context["exception"]) for context in faults] == [ZeroDivisionError]
+async def test_no_octets_are_taken_where_there_is_no_framing_for_them() -> None:
+    async with serving(stock=True) as served, await served.upgraded():
+        echo = await served.connection()
+        assert echo.transport.framing is None
+        with pytest.raises(NotImplementedError):
+            echo.transport.write(b"\x81\x00")

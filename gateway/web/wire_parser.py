@@ -1,0 +1,319 @@
+"""Octets from a WebSocket client to whole messages and control frames (RFC 6455, section 5; RFC 7692): sans I/O, and strict.
+
+Owns masks, lengths, reserved bits, the order of fragments, UTF-8, close codes, inflation and the limit on a message. Refuses to own
+the connection: it writes nothing and closes nothing, and says what is wrong by one exception.
+
+There are two ways through it. `whole_messages` takes what nearly all clients send nearly always, several messages in one read,
+each whole and in one frame, and stops before anything else. `WireParser` takes that rest, octet by octet where it comes so: a
+frame that is not there yet, fragments, control frames, compression, and every fault. Bad UTF-8 is found with the first octet that
+makes it so, in the middle of a frame too.
+"""
+
+from __future__ import annotations
+
+import codecs
+import zlib
+from collections.abc import Iterator
+
+import msgspec
+
+from gateway.core.errors import Close, Closes, GatewayError
+from gateway.core.wire_frames import BINARY, CLOSE, LARGE, MEDIUM, PING, PONG, TEXT
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # websockets without its compiled part
+    from websockets.utils import apply_mask
+
+_FIN, _RSV1, _RSV23, _OPCODE = 0x80, 0x40, 0x30, 0x0F
+_CONTINUATION, _CONTROL = 0x0, 0x8
+_MASKED = 0x80
+_MAX_CONTROL = 125
+_LEAST_HEAD = 2
+_MASK_OCTETS = 4
+_UTF8 = codecs.getincrementaldecoder("utf-8")
+# RFC 7692, section 7.2.1: what the sender has cut off every message.
+_DEFLATE_TAIL = b"\x00\x00\xff\xff"
+# RFC 6455, section 7.4: what a close frame may hold; 1004 to 1006 and 1015 never stand in one, 1012 to 1014 are IANA's.
+_CLOSE_CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
+_FIRST_PRIVATE_CODE, _LAST_PRIVATE_CODE = 3000, 4999
+
+
+TURN_MESSAGES = 256
+"""Messages of one connection that are taken in one turn of the loop, a millisecond's worth, before others have theirs."""
+
+
+class WireError(GatewayError):
+    """What a peer must not send; it ends the connection.
+
+    Args:
+        close: The close that says why.
+    """
+
+    def __init__(self, close: Close) -> None:
+        super().__init__(close.reason)
+        self.close = close
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A whole message."""
+
+    payload: bytes
+    text: bool
+
+
+class Ping(msgspec.Struct, frozen=True, gc=False):
+    """A ping, which wants a pong with its payload."""
+
+    payload: bytes
+
+
+class Pong(msgspec.Struct, frozen=True, gc=False):
+    """A pong."""
+
+
+class PeerClose(msgspec.Struct, frozen=True, gc=False):
+    """The peer's close frame; nothing behind it counts. Without a code it was empty."""
+
+    code: int | None
+    reason: bytes
+
+
+WireEvent = Message | Ping | Pong | PeerClose
+
+
+def whole_messages(octets: bytes, first: int, max_message_bytes: int, into: list[bytes]) -> int:
+    """Take whole messages of one kind from the beginning, at most TURN_MESSAGES; tell where the next frame begins.
+
+    It takes only what `WireParser` could not refuse: masked, final, without reserved bits, within the limit and, where text, UTF-8.
+
+    Args:
+        octets: From the peer, beginning with a frame, no message being unfinished.
+        first: The first octet of such a frame, TEXT or BINARY.
+        max_message_bytes: The largest message.
+        into: Where their payloads are put.
+    """
+    at, end = 0, len(octets)
+    for _ in range(TURN_MESSAGES):
+        if at + 6 > end or octets[at] != first:  # two octets and the mask are the least
+            break
+        size = octets[at + 1] - _MASKED
+        if 0 <= size < MEDIUM:
+            start = at + 6
+        elif size == MEDIUM and at + 8 <= end:
+            size, start = octets[at + 2] << 8 | octets[at + 3], at + 8
+            if size < MEDIUM:
+                break
+        else:
+            break
+        following = start + size
+        if following > end or size > max_message_bytes:
+            break
+        payload = apply_mask(octets[start:following], octets[start - 4 : start])
+        if first == TEXT and not payload.isascii() and not _is_utf8(payload):
+            break
+        into.append(payload)
+        at = following
+    return at
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class WireParser:
+    """Takes octets as they come, and gives what they make.
+
+    Args:
+        max_message_bytes: The largest message, after inflation.
+        inflates: Whether permessage-deflate is negotiated, without context takeover by the client.
+    """
+
+    __slots__ = (
+        "_first",
+        "_head",
+        "_inflates",
+        "_left",
+        "_mask",
+        "_max_message_bytes",
+        "_message",
+        "_payload",
+        "_text",
+        "_utf8",
+        "_zipped",
+    )
+
+    def __init__(self, max_message_bytes: int, *, inflates: bool = False) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._inflates = inflates
+        # The frame in hand: its head as far as it has come, then its first octet, what is left of it, and the mask for that.
+        self._head = bytearray()
+        self._first: int | None = None
+        self._left = 0
+        self._mask = b""
+        self._payload = bytearray()
+        # The message in hand, whose last frame is still to come.
+        self._message: bytearray | None = None
+        self._text = False
+        self._zipped = False
+        self._utf8: codecs.IncrementalDecoder | None = None
+
+    @property
+    def between_messages(self) -> bool:
+        """Tell whether the next octet begins a frame, and no message is unfinished."""
+        return self._message is None and self._first is None and not self._head
+
+    def feed(self, octets: bytes) -> Iterator[WireEvent]:
+        """Take octets and give what they complete; the next ones only when all of it has been taken.
+
+        Raises:
+            WireError: They violate the protocol (1002), are text that is not UTF-8 (1007), or belong to a message beyond the limit
+                (1009). What came before has been given; nothing can be fed any more.
+        """
+        at, end = 0, len(octets)
+        while True:
+            if self._first is None:
+                at = self._take_head(octets, at)
+                if self._first is None:
+                    return
+            part = octets[at : at + self._left]
+            at += len(part)
+            if part:
+                self._take_payload(part)
+            if self._left:
+                return
+            event = self._end_frame()
+            if event is not None:
+                yield event
+                if event.__class__ is PeerClose:
+                    return
+            if at == end:
+                return
+
+    # ------------------------------------------------------------------------------------------ heads
+
+    def _take_head(self, octets: bytes, at: int) -> int:
+        """Take what there is of a head, and check it as soon as it can be; tell how far."""
+        head = self._head
+        if len(head) < _LEAST_HEAD:
+            part = octets[at : at + _LEAST_HEAD - len(head)]
+            head += part
+            at += len(part)
+            if len(head) < _LEAST_HEAD:
+                return at
+            self._check_first_octets(head[0], head[1])
+        size = head[1] & 0x7F
+        extra = 2 if size == MEDIUM else 8 if size > MEDIUM else 0
+        whole = _LEAST_HEAD + extra + _MASK_OCTETS
+        part = octets[at : at + whole - len(head)]
+        head += part
+        if len(head) == whole:
+            if extra:
+                size = int.from_bytes(head[2 : 2 + extra], "big")
+                if size < (LARGE if extra > 2 else MEDIUM):  # noqa: PLR2004 - octets, as above
+                    raise WireError(Closes.PROTOCOL_ERROR)  # section 5.2: the least number of octets must be used
+            self._begin_frame(head[0], size, bytes(head[-_MASK_OCTETS:]))
+        return at + len(part)
+
+    def _check_first_octets(self, first: int, second: int) -> None:
+        """Refuse what is wrong whatever follows: section 5.2 and, for what may stand between fragments, 5.4 and 5.5."""
+        opcode, final, zipped = first & _OPCODE, first & _FIN, first & _RSV1
+        if opcode & _CONTROL:
+            sound = opcode <= PONG & _OPCODE and final and not zipped and second & 0x7F <= _MAX_CONTROL
+        elif opcode == _CONTINUATION:
+            sound = self._message is not None and not zipped
+        else:
+            sound = opcode <= BINARY & _OPCODE and self._message is None and (not zipped or self._inflates)
+        if not sound or first & _RSV23 or not second & _MASKED:
+            raise WireError(Closes.PROTOCOL_ERROR)
+
+    def _begin_frame(self, first: int, size: int, mask: bytes) -> None:
+        """Begin with the payload of a frame whose head is sound."""
+        self._head.clear()
+        self._first, self._left, self._mask = first, size, mask
+        opcode = first & _OPCODE
+        if opcode & _CONTROL:
+            return
+        if opcode != _CONTINUATION:
+            self._message = bytearray()
+            self._text, self._zipped = opcode == TEXT & _OPCODE, bool(first & _RSV1)
+            self._utf8 = _UTF8() if self._text and not self._zipped else None
+        limit = self._max_message_bytes + (_deflate_growth(self._max_message_bytes) if self._zipped else 0)
+        if len(self._message or b"") + size > limit:
+            raise WireError(Closes.FRAME_TOO_LARGE)
+
+    # ------------------------------------------------------------------------------------------ payloads
+
+    def _take_payload(self, part: bytes) -> None:
+        """Take a part of the payload of the frame in hand."""
+        size = len(part)
+        data = apply_mask(part, self._mask)
+        self._left -= size
+        turned = size % _MASK_OCTETS
+        if turned:
+            self._mask = self._mask[turned:] + self._mask[:turned]
+        if (self._first or 0) & _CONTROL:
+            self._payload += data
+        elif self._message is not None:
+            self._message += data
+            if self._utf8 is not None:
+                self._decode(data, final=False)
+
+    def _decode(self, data: bytes, *, final: bool) -> None:
+        try:
+            if self._utf8 is not None:
+                self._utf8.decode(data, final)
+        except UnicodeDecodeError:
+            raise WireError(Closes.INVALID_UTF8) from None
+
+    def _end_frame(self) -> WireEvent | None:
+        """Give what the frame in hand completes."""
+        first, self._first = self._first or 0, None
+        if first & _CONTROL:
+            payload, self._payload = bytes(self._payload), bytearray()
+            return Ping(payload) if first == PING else _peer_close(payload) if first == CLOSE else Pong()
+        if not first & _FIN:
+            return None
+        message, self._message = bytes(self._message or b""), None
+        if self._zipped:
+            message = self._inflate(message)
+            self._utf8 = _UTF8() if self._text else None
+            self._decode(message, final=True)
+        else:
+            self._decode(b"", final=True)
+        self._utf8 = None
+        return Message(message, self._text)
+
+    def _inflate(self, zipped: bytes) -> bytes:
+        """Inflate a message (RFC 7692, section 7.2.2), no further than its limit."""
+        inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        limit = self._max_message_bytes
+        try:
+            message = inflater.decompress(zipped + _DEFLATE_TAIL, limit + 1)
+        except zlib.error:
+            raise WireError(Closes.PROTOCOL_ERROR) from None
+        if len(message) > limit:
+            raise WireError(Closes.FRAME_TOO_LARGE)
+        return message
+
+
+def _deflate_growth(size: int) -> int:
+    """Tell by how much deflate may make longer what cannot be compressed: 5 octets for each stored block (RFC 1951)."""
+    return 1024 + size // 1024
+
+
+def _peer_close(payload: bytes) -> PeerClose:
+    """Read a close frame's payload (RFC 6455, sections 5.5.1 and 7.4)."""
+    if not payload:
+        return PeerClose(None, b"")
+    code, reason = int.from_bytes(payload[:2], "big"), payload[2:]
+    private = _FIRST_PRIVATE_CODE <= code <= _LAST_PRIVATE_CODE
+    if len(payload) == 1 or not (code in _CLOSE_CODES or private):
+        raise WireError(Closes.PROTOCOL_ERROR)
+    if not _is_utf8(reason):
+        raise WireError(Closes.INVALID_UTF8)
+    return PeerClose(code, reason)
