@@ -9,7 +9,7 @@ observation, its lock included; a slot and a bisection cost a fraction of it, wh
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -26,6 +26,8 @@ from prometheus_client.utils import floatToGoString
 
 from gateway.core.decision import Effect, Reason
 from gateway.core.errors import ErrorCode, Refusal, SignatureFailure
+from gateway.core.turn import Turn
+from gateway.runtime.ports import Traffic
 
 OTHER = "other"
 UNKNOWN_ACTION = "unknown"
@@ -103,10 +105,10 @@ class _Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total_s = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one observation; a bound belongs to the bucket below it, as `le` says."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total_s += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """Count an observation, or several of one value; a bound belongs to the bucket below it, as `le` says."""
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.total_s += seconds * times
 
     def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...] = ()) -> None:
         """Put the cumulative buckets into a family."""
@@ -148,6 +150,7 @@ class PrometheusMetrics(Collector):
     """
 
     def __init__(self, actions: Iterable[str] = ()) -> None:
+        self.traffic = Traffic()
         self._attempts = dict.fromkeys((*ATTEMPT_OUTCOMES, OTHER), 0)
         self._open = 0
         self._closed: dict[int | str, int] = dict.fromkeys((*CLOSE_CODES, OTHER), 0)
@@ -156,8 +159,6 @@ class PrometheusMetrics(Collector):
         self._decision_s = _Histogram(_DECISION_S)
         self._signature_failures = dict.fromkeys((*(failure.value for failure in SignatureFailure), OTHER), 0)
         self._delivered = 0
-        self._bytes_in = 0
-        self._bytes_out = 0
         self._slow_consumers = 0
         self._revocation_s = _Histogram(_REVOCATION_S)
         self._tokens = dict.fromkeys((*GRANTS, OTHER), 0)
@@ -201,23 +202,26 @@ class PrometheusMetrics(Collector):
         slot.counts[bisect_left(_COMMAND_S, duration_s)] += 1
         slot.total_s += duration_s
 
-    def publication_meter(self, action: str) -> Callable[[float, float, float], None]:
-        """Give what counts the commands of an action that publish at once; see the port."""
+    def published(self, action: str, turn: Turn) -> None:
+        """Count the commands of an action that were published at once in a turn; see the port."""
         slot = self._actions.get(action) or self._register(action)
-        outcomes, durations, decisions, publishes = slot.outcomes, slot.counts, self._decision_s, self._publish_s
-        decision_counts, publish_counts = decisions.counts, publishes.counts
-
-        def count(decision_s: float, publish_s: float, duration_s: float) -> None:
-            slot.allowed += 1
-            outcomes["ok"] += 1
-            durations[bisect_left(_COMMAND_S, duration_s)] += 1
-            slot.total_s += duration_s
-            decision_counts[bisect_left(_DECISION_S, decision_s)] += 1
-            decisions.total_s += decision_s
-            publish_counts[bisect_left(_PUBLISH_S, publish_s)] += 1
-            publishes.total_s += publish_s
-
-        return count
+        ends, began, count = turn.ends, turn.began, len(turn.ends)
+        slot.allowed += count
+        slot.outcomes["ok"] += count
+        slot.total_s += sum(ends) - began * count
+        below = 0
+        for bucket, bound in enumerate(
+            _COMMAND_S
+        ):  # they ended one after the other, so each bucket is a part of the list
+            upto = bisect_right(ends, began + bound, below)
+            slot.counts[bucket] += upto - below
+            below = upto
+            if below == count:
+                break
+        else:
+            slot.counts[-1] += count - below
+        self._decision_s.observe(turn.decided_s, count)
+        self._publish_s.observe(turn.published_s, count)
 
     def decision(self, action: str, effect: str, reason: str, duration_s: float) -> None:
         """Count a decision and observe how long it took; an allow has but one reason, its rule."""
@@ -240,19 +244,6 @@ class PrometheusMetrics(Collector):
     def delivered(self, messages: int) -> None:
         """Count messages handed to connections."""
         self._delivered += messages
-
-    def bytes_received(self, count: int) -> None:
-        """Count payload bytes that came in."""
-        self._bytes_in += count
-
-    def bytes_sent(self, count: int) -> None:
-        """Count payload bytes that went out."""
-        self._bytes_out += count
-
-    def answered(self, received: int, sent: int) -> None:
-        """Count the payload bytes of messages that came in together, and those of their answers."""
-        self._bytes_in += received
-        self._bytes_out += sent
 
     def slow_consumer(self) -> None:
         """Count a connection cut off for its full send buffer."""
@@ -377,9 +368,9 @@ class PrometheusMetrics(Collector):
         )
         yield _counter(
             "gateway_bytes",
-            "Payload bytes of data frames.",
+            "Octets of WebSocket frames.",
             "direction",
-            {"in": self._bytes_in, "out": self._bytes_out},
+            {"in": self.traffic.received, "out": self.traffic.sent},
         )
         for name, documentation in WATCHED_GAUGES.items():
             read = self._watched.get(name)

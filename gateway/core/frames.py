@@ -10,7 +10,7 @@ import enum
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -211,6 +211,23 @@ class SharedPush:
 # ------------------------------------------------------------------------------------------------ parsing
 
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FrameError)
+"""All that reading a frame raises."""
+
+
+def check(data: object) -> None:
+    """Hold what has been decoded against the one data model of both encodings, and against the caps.
+
+    Raises:
+        FrameError: It is beyond them.
+    """
+    kind = data.__class__
+    if kind is dict or kind is list:
+        _check_container(data, 2, [0])
+    elif kind is not str and data is not msgspec.UNSET:
+        _check_scalar(data)
+
+
 class FrameParser:
     """Bytes of one data frame, its signature taken off, to commands.
 
@@ -218,18 +235,18 @@ class FrameParser:
         encoding: How the connection writes its frames.
     """
 
-    __slots__ = ("_array_markers", "_decode", "_decode_anything", "_decode_batch", "_decode_id", "object_markers")
+    __slots__ = ("_array_markers", "_decode_anything", "_decode_batch", "_decode_id", "_object_markers", "decode")
 
     def __init__(self, encoding: Encoding) -> None:
         codec = msgspec.json if encoding is Encoding.JSON else msgspec.msgpack
-        self._decode: Callable[[bytes | msgspec.Raw], Command] = codec.Decoder(Command).decode
+        self.decode: Callable[[bytes | msgspec.Raw], Command] = codec.Decoder(Command).decode
+        """The first step of `parse`: raises UNREADABLE, and `check` is yet to be asked of the data."""
         self._decode_id: Callable[[bytes | msgspec.Raw], _CommandId] = codec.Decoder(_CommandId).decode
         self._decode_batch: Callable[[bytes], list[msgspec.Raw]] = codec.Decoder(_Batch).decode
         # MessagePack's maps may have keys of any kind, and none but text is a member's name.
         self._decode_anything = _decode_surrogates if encoding is Encoding.JSON else msgspec.msgpack.decode
         self._array_markers = _JSON_ARRAY if encoding is Encoding.JSON else _MSGPACK_ARRAY
-        self.object_markers = _JSON_OBJECT if encoding is Encoding.JSON else _MSGPACK_OBJECT
-        """The first octets of an object, each as bytes; JSON may have white space before it."""
+        self._object_markers = _JSON_OBJECT if encoding is Encoding.JSON else _MSGPACK_OBJECT
 
     def is_batch(self, body: bytes) -> bool:
         """Tell whether the frame is an array, whatever is in it."""
@@ -246,10 +263,10 @@ class FrameParser:
         """
         try:
             items = self._decode_batch(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise FrameError(_say(error, f"a batch is an array of 1 to {MAX_BATCH} commands")) from None
         for item in items:
-            if bytes(item)[:1] not in self.object_markers:
+            if bytes(item)[:1] not in self._object_markers:
                 raise FrameError("a batch holds objects only")
         return items
 
@@ -260,23 +277,21 @@ class FrameParser:
             FrameError: It is none; with the id where the text parses and an id can be read.
         """
         try:
-            command = self._decode(body)
-            data = command.data
-            kind = data.__class__
-            if kind is dict or kind is list:
-                _check_container(data, 2, [0])
-            elif kind is not str and data is not msgspec.UNSET:
-                _check_scalar(data)
-        except FrameError as error:
-            raise FrameError(error.message, self._read_id(body)) from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise FrameError(_say(error, "not a command"), self._read_id(body)) from None
+            command = self.decode(body)
+            check(command.data)
+        except UNREADABLE as error:
+            raise self.fault(body, error) from None
         return command
+
+    def fault(self, body: bytes | msgspec.Raw, error: Exception) -> FrameError:
+        """Say what is wrong with a frame that `decode` or `check` has raised for."""
+        message = error.message if isinstance(error, FrameError) else _say(error, "not a command")
+        return FrameError(message, self._read_id(body))
 
     def _read_id(self, body: bytes | msgspec.Raw) -> int | None:
         try:
             return self._decode_id(body).id
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return _read_lenient_id(self._decode_anything, bytes(body))
 
 

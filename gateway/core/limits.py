@@ -22,16 +22,20 @@ class TokenBucket:
         self.tokens = burst
         self.at = now
 
+    def fill(self, now: float) -> float:
+        """Let in what has come since; answer the tokens that there are now."""
+        if now > self.at:  # a wall clock may be set back: that neither takes nor gives tokens
+            tokens = self.tokens + (now - self.at) * self.per_s
+            self.tokens = min(self.burst, tokens)
+        self.at = now
+        return self.tokens
+
     def take(self, now: float) -> float:
         """Take one token; answer 0.0, or, taking none, the seconds until there will be one."""
-        tokens = self.tokens
-        if now > self.at:  # a wall clock may be set back: that neither takes nor gives tokens
-            tokens = min(self.burst, tokens + (now - self.at) * self.per_s)
-        self.at = now
+        tokens = self.fill(now)
         if tokens >= 1.0:
             self.tokens = tokens - 1.0
             return 0.0
-        self.tokens = tokens
         return (1.0 - tokens) / self.per_s
 
     def wait_s(self, now: float) -> float:

@@ -11,8 +11,9 @@ import binascii
 import hashlib
 import hmac
 from binascii import hexlify
+from collections.abc import Iterable
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.core.errors import SignatureError, SignatureFailure
 from gateway.core.frames import Encoding
@@ -30,6 +31,9 @@ _TICKET_INFO = b"gateway.v1 ticket"
 
 _TEXT_HEAD = 3 + 64 + 1  # "s1.", the digits, "."
 _BINARY_HEAD = 1 + 32  # the version, the MAC
+# Made once, for each frame is cut twice.
+_TEXT_GIVEN, _TEXT_BODY = slice(_TEXT_HEAD), slice(_TEXT_HEAD, None)
+_BINARY_GIVEN, _BINARY_BODY = slice(_BINARY_HEAD), slice(_BINARY_HEAD, None)
 _BLOCK_BYTES = 64  # of SHA-256
 
 
@@ -64,9 +68,6 @@ def decode_base64url(text: str) -> bytes | None:
     return data if encode_base64url(data) == text else None
 
 
-# Both classes below write the MAC out (two copies of prepared states) where a call would cost as much as a tenth of it.
-
-
 class Signer:
     """Signs the frames of one direction, in their order.
 
@@ -84,31 +85,31 @@ class Signer:
 
     def sign(self, body: bytes) -> bytes:
         """Put the signature before `body` and count it."""
-        count = self.count
-        self.count = count + 1
-        inner, outer = self._inner.copy(), self._outer.copy()
-        if self._text:
-            inner.update(b"%d.%b" % (count, body))
-            outer.update(inner.digest())
-            return b"s1.%b.%b" % (hexlify(outer.digest()), body)
-        inner.update(count.to_bytes(8, "big") + body)
-        outer.update(inner.digest())
-        return b"\x01%b%b" % (outer.digest(), body)
+        bodies = [body]
+        sign_all([(self, bodies)])
+        return bodies[0]
 
-    def sign_all(self, bodies: list[bytes]) -> list[bytes]:
-        """Sign several, in their order."""
-        if not self._text:
-            return [self.sign(body) for body in bodies]
-        inner_state, outer_state, count = self._inner, self._outer, self.count
-        payloads = []
-        for body in bodies:
+
+def sign_all(turn: Iterable[tuple[Signer, list[bytes]]]) -> None:
+    """Sign what leaves over many connections: each body gives way to the payload of its data frame.
+
+    One after the other in one place, for what a call takes, and what the machine does to come back to this code between two of them,
+    is a good part of what the MAC takes.
+    """
+    for signer, bodies in turn:
+        inner_state, outer_state, count, text = signer._inner, signer._outer, signer.count, signer._text  # noqa: SLF001 - this is its code
+        for index, body in enumerate(bodies):
             inner, outer = inner_state.copy(), outer_state.copy()
-            inner.update(b"%d.%b" % (count, body))
-            outer.update(inner.digest())
-            payloads.append(b"s1.%b.%b" % (hexlify(outer.digest()), body))
+            if text:
+                inner.update(b"%d.%b" % (count, body))
+                outer.update(inner.digest())
+                bodies[index] = b"s1.%b.%b" % (hexlify(outer.digest()), body)
+            else:
+                inner.update(count.to_bytes(8, "big") + body)
+                outer.update(inner.digest())
+                bodies[index] = b"\x01%b%b" % (outer.digest(), body)
             count += 1
-        self.count = count
-        return payloads
+        signer.count = count
 
 
 class Verifier:
@@ -129,28 +130,54 @@ class Verifier:
     def verify(self, payload: bytes) -> bytes:
         """Take the signature off, or raise; the count goes on with each frame that holds.
 
-        The whole head is compared at once, in constant time; why it does not hold is looked for only then.
-
         Raises:
             SignatureError: The frame is not signed, its signature is malformed, or it is not the one of these bytes at this
                 place in this direction of this connection.
         """
-        count = self.count
-        inner, outer = self._inner.copy(), self._outer.copy()
-        if self._text:
-            given, body = payload[:_TEXT_HEAD], payload[_TEXT_HEAD:]
-            inner.update(b"%d.%b" % (count, body))
-            outer.update(inner.digest())
-            if not compare_digest(given, b"s1.%b." % hexlify(outer.digest())):
-                raise SignatureError(_text_failure(payload))
-        else:
-            given, body = payload[:_BINARY_HEAD], payload[_BINARY_HEAD:]
-            inner.update(count.to_bytes(8, "big") + body)
-            outer.update(inner.digest())
-            if not compare_digest(given, b"\x01%b" % outer.digest()):
-                raise SignatureError(_binary_failure(payload))
-        self.count = count + 1
-        return body
+        payloads = [payload]
+        for _, failure in verify_all([(self, payloads, None)]):
+            raise SignatureError(failure)
+        return payloads[0]
+
+
+_Owner = TypeVar("_Owner")
+
+
+def verify_all(turn: Iterable[tuple[Verifier, list[bytes], _Owner]]) -> list[tuple[_Owner, SignatureFailure]]:
+    """Take the signatures off what has come over many connections; see `sign_all` for why all at once.
+
+    Each payload gives way to its body, as long as they hold; the first one that does not, and all behind it, are dropped. The whole
+    head is compared at once, in constant time; why it does not hold is looked for only then.
+
+    Args:
+        turn: Verifiers, the payloads that came for them, and whose they are.
+
+    Returns:
+        Those of whom one did not hold, and why.
+    """
+    failures: list[tuple[_Owner, SignatureFailure]] = []
+    for verifier, payloads, owner in turn:
+        inner_state, outer_state, count, text = verifier._inner, verifier._outer, verifier.count, verifier._text  # noqa: SLF001 - this is its code
+        for index, payload in enumerate(payloads):
+            inner, outer = inner_state.copy(), outer_state.copy()
+            if text:
+                given, body = payload[_TEXT_GIVEN], payload[_TEXT_BODY]
+                inner.update(b"%d.%b" % (count, body))
+                outer.update(inner.digest())
+                wanted = b"s1.%b." % hexlify(outer.digest())
+            else:
+                given, body = payload[_BINARY_GIVEN], payload[_BINARY_BODY]
+                inner.update(count.to_bytes(8, "big") + body)
+                outer.update(inner.digest())
+                wanted = b"\x01%b" % outer.digest()
+            if not compare_digest(given, wanted):
+                failures.append((owner, _text_failure(payload) if text else _binary_failure(payload)))
+                del payloads[index:]
+                break
+            payloads[index] = body
+            count += 1
+        verifier.count = count
+    return failures
 
 
 def _prepared(key: bytes) -> tuple[HASH, HASH]:
@@ -159,26 +186,6 @@ def _prepared(key: bytes) -> tuple[HASH, HASH]:
     return hashlib.sha256(bytes(octet ^ 0x36 for octet in block)), hashlib.sha256(
         bytes(octet ^ 0x5C for octet in block)
     )
-
-
-class FrameSigner(Protocol):
-    """What signs outgoing frames, or leaves them as they are."""
-
-    def sign(self, body: bytes) -> bytes:
-        """Give the payload of a data frame for `body`."""
-        ...
-
-    def sign_all(self, bodies: list[bytes]) -> list[bytes]:
-        """Give the payloads of several, in their order."""
-        ...
-
-
-class FrameVerifier(Protocol):
-    """What verifies incoming frames, or takes them as they are."""
-
-    def verify(self, payload: bytes) -> bytes:
-        """Give the body of a data frame's payload, or raise SignatureError."""
-        ...
 
 
 def _text_failure(payload: bytes) -> SignatureFailure:

@@ -7,7 +7,7 @@ extensions, and when anything is sent.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.core.frames import Encoding
@@ -55,7 +55,7 @@ class Framing(Protocol):
         """Give the encoding of the messages."""
         ...
 
-    def frames(self, payloads: Iterable[bytes]) -> bytes:
+    def frames(self, payloads: Sequence[bytes]) -> bytes:
         """Write messages, one behind the other."""
         ...
 
@@ -74,8 +74,12 @@ class PlainFraming:
         self._first = TEXT if encoding is Encoding.JSON else BINARY
         self._small_heads = _SMALL_HEADS[self._first]
 
-    def frames(self, payloads: Iterable[bytes]) -> bytes:
+    def frames(self, payloads: Sequence[bytes]) -> bytes:
         """Write messages, one behind the other."""
+        if len(payloads) == 1:
+            payload = payloads[0]
+            size = len(payload)
+            return (self._small_heads[size] if size < MEDIUM else frame_head(self._first, size)) + payload
         parts: list[bytes] = []
         for payload in payloads:
             size = len(payload)

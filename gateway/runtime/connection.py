@@ -6,7 +6,7 @@ Owns the doing of each effect. Refuses to own decisions (the session's), members
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -31,11 +31,12 @@ from gateway.core.outbox import Outbox
 from gateway.core.principal import ConnectionFacts, Principal
 from gateway.core.session import PENDING, Phase, Session
 from gateway.core.session_events import Completed, Ended, Event, Failed, Lost, PolicyChanged, Refreshed, TimePassed
+from gateway.core.signing import Verifier
 from gateway.core.wire_frames import Framing
 from gateway.runtime import errands
 from gateway.runtime.fan_out import Batch
 from gateway.runtime.hub import Hub
-from gateway.runtime.ports import Broker, CredentialVerifier, Metrics, Transport, VerifiedCredential
+from gateway.runtime.ports import Broker, CredentialVerifier, Intake, Metrics, Transport, VerifiedCredential
 
 LINGER_S = 5.0
 """Seconds that a close frame may stay unanswered, and that a slow consumer has to drain what is queued before it."""
@@ -74,7 +75,12 @@ class Host(Protocol):
     send_buffer_bytes: int
     clock: Callable[[], float]
     timer: Callable[[], float]
-    talking: Connection | None
+    answered_last: Connection | None
+
+    @property
+    def intake(self) -> Intake:
+        """Give what takes the messages of its connections."""
+        ...
 
     def spawn(self, work: Coroutine[Any, Any, None], connection: Connection) -> None:
         """Run work of a connection beside it; what it does not expect ends the connection."""
@@ -160,26 +166,29 @@ class Connection:
     __slots__ = (
         "_admission",
         "_closed_with",
-        "_gone",
         "_node",
-        "_outbox",
-        "_policy",
-        "_session",
         "deadline",
         "framing",
+        "gone",
         "opened_at",
+        "outbox",
+        "policy",
         "port",
+        "session",
+        "verifier",
     )
 
-    _session: Session
-    _outbox: Outbox
+    session: Session
+    outbox: Outbox
+    verifier: Verifier | None
 
     def __init__(self, node: Host, transport: Transport, admission: Admission, opened_at: float) -> None:
         self._node = node
         self._admission = admission
-        self._policy = node.policy
+        self.policy = node.policy
         self._closed_with: Close | None = None
-        self._gone = False
+        self.gone = False
+        """Whether nothing more is to be sent on it."""
         self.port = transport
         self.framing: Framing | None = None if admission.subprotocol.signed else transport.framing
         self.opened_at = opened_at
@@ -193,21 +202,22 @@ class Connection:
             session: The conversation; this connection carries out what it wants.
             server_nonce: The server's half of the key material, base64url; None on an unsigned connection.
         """
-        self._session = session
-        self._outbox = session.outbox
-        self._send([session.welcome(server_nonce, self.opened_at)])
+        self.session = session
+        self.outbox = session.outbox
+        self.verifier = session.verifier
+        self._send(session.welcome(server_nonce, self.opened_at))
 
     # -------------------------------------------------------------------------------------------- as others see it
 
     @property
     def session_id(self) -> str:
         """Give its name."""
-        return self._session.session_id
+        return self.session.session_id
 
     @property
     def principal(self) -> Principal:
         """Give who speaks on it now."""
-        return self._session.principal
+        return self.session.principal
 
     @property
     def address_key(self) -> str:
@@ -222,13 +232,18 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Tell whether no command is on its way."""
-        return not self._session.busy
+        return not self.session.busy
 
     @property
     def identity(self) -> tuple[str, str]:
         """Give tenant and subject."""
-        principal = self._session.principal
+        principal = self.session.principal
         return principal.tenant, principal.subject
+
+    @property
+    def intake(self) -> Intake:
+        """Give what takes the messages of this connection and its neighbours."""
+        return self._node.intake
 
     @property
     def max_buffered_bytes(self) -> int:
@@ -237,36 +252,17 @@ class Connection:
 
     def may_see_presence(self, channel: str) -> bool:
         """Ask the policy whether joins and leaves of the channel may be shown."""
-        return self._session.may("channel.presence", channel, self._node.clock())
+        return self.session.may("channel.presence", channel, self._node.clock())
 
     def next_deadline(self) -> float:
         """Tell when the session is to look at the time again, Unix seconds."""
-        return self._session.next_deadline(heard=self.port.heard)
+        return self.session.next_deadline(heard=self.port.heard)
 
     # -------------------------------------------------------------------------------------------- from the transport
 
-    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
-        """Take whole data messages; the answers to all of them leave in one write."""
-        node = self._node
-        node.talking = self
-        try:
-            if self._policy is not node.policy:
-                self.adopt_policy()
-            wanted = self._session.receive(payloads, text, node.clock())
-            if wanted:
-                self._do(wanted)
-            answers = self._outbox.flush()
-            if answers and not self._gone:
-                self.port.send(answers)
-                node.metrics.answered(size, sum(map(len, answers)))
-            else:
-                node.metrics.bytes_received(size)
-        except BaseException:
-            # A fault of ours: the transport ends what raises, with 1011; only the bookkeeping is left to do.
-            self._closed_with = Closes.INTERNAL
-            raise
-        finally:
-            node.talking = None
+    def unsupported(self) -> None:
+        """End a connection that has been sent a message of the other kind, before any look at a signature."""
+        self.end(Closes.UNSUPPORTED_DATA)
 
     def overflowed(self) -> None:
         """End a connection whose peer reads too slowly."""
@@ -280,7 +276,7 @@ class Connection:
         Args:
             code: The close code that the peer sent; 1006 where it sent none.
         """
-        if self._session.phase is Phase.CLOSED:
+        if self.session.phase is Phase.CLOSED:
             return
         self._take(Lost())
         self._leave()
@@ -292,22 +288,22 @@ class Connection:
     def deliver(self, batch: Batch) -> None:
         """Send pushes: signed for this connection alone where it is signed, or over a transport that takes messages only."""
         try:
-            self._send(self._outbox.signed(batch.bodies(self._admission.subprotocol.encoding)))
+            self._send(self.outbox.signed(batch.bodies(self._admission.subprotocol.encoding)))
         except BaseException:
             self.port.abort()  # a message is missing here now; the others have theirs
             raise
 
     def adopt_policy(self) -> None:
         """Let the node's policy count from now on, for what is open too."""
-        before, now = self._policy, self._node.policy
+        before, now = self.policy, self._node.policy
         if before is now:
             return
-        self._policy = now
-        for channel in self._session.subscriptions:
+        self.policy = now
+        for channel in self.session.subscriptions:
             kept = now.channel_options(channel).presence
             if kept is not before.channel_options(channel).presence:
                 self._node.run_aside(self._be_present(channel, present=kept), self)
-        self._take(PolicyChanged(self._policy, self._node.clock()))
+        self._take(PolicyChanged(self.policy, self._node.clock()))
 
     def tell(self, event: Event) -> None:
         """Bring the session an event of the node: time, roles, drain."""
@@ -325,23 +321,23 @@ class Connection:
 
     def _take(self, event: Event) -> None:
         """Bring an event to the session, carry out what it wants, send what it says."""
-        self._do(self._session.handle(event))
+        self.do(self.session.handle(event))
         self.flush()
 
-    def _do(self, wanted: list[Effect]) -> None:
+    def do(self, wanted: list[Effect]) -> None:
+        """Carry effects out."""
         for effect in wanted:
             self._DO[effect.__class__](self, effect)
 
     def flush(self) -> None:
         """Send what the session has said, in one write."""
-        payloads = self._outbox.flush()
+        payloads = self.outbox.flush()
         if payloads:
             self._send(payloads)
 
     def _send(self, payloads: list[bytes]) -> None:
-        if not self._gone:
+        if not self.gone:
             self.port.send(payloads)
-            self._node.metrics.bytes_sent(sum(map(len, payloads)))
 
     # -------------------------------------------------------------------------------------------- commands
 
@@ -351,12 +347,13 @@ class Connection:
 
     def catch_up(self, channel: str) -> None:
         """Let what has been published to a subscribed channel stand before what is answered about it next."""
-        if channel in self._session.subscriptions:
+        if channel in self.session.subscriptions:
             self._put(self._node.hub.due(self, channel))
 
     def _put(self, pushes: list[SharedPush]) -> None:
         """Have pushes wait with the answers, in their place among them."""
-        self._outbox.put_encoded([push.body(self._admission.subprotocol.encoding) for push in pushes])
+        encoding = self._admission.subprotocol.encoding
+        self.outbox.waiting.extend([push.body(encoding) for push in pushes])
 
     def _answer(self, command_id: int, work: Coroutine[Any, Any, object]) -> object:
         """Carry a command out: at once where the broker is in this process, else as a task."""
@@ -386,13 +383,13 @@ class Connection:
         Raises:
             CommandError: `unavailable`: the peer has not read the last ones.
         """
-        if self._outbox.waiting_bytes > MAX_JOINED_BYTES:
+        if self.outbox.waiting_bytes > MAX_JOINED_BYTES:
             self.flush()
         if self.port.buffered_bytes() > self._node.send_buffer_bytes:
             raise CommandError(ErrorCode.UNAVAILABLE, "too many answers wait to be read")
 
     def _options(self, channel: str) -> ChannelOptions:
-        return self._policy.channel_options(channel)
+        return self.policy.channel_options(channel)
 
     def _room_bytes(self) -> int:
         """Tell what one answer may hold: half of the send buffer, so that it never fills it alone."""
@@ -406,12 +403,13 @@ class Connection:
     async def _publish(self, effect: effects.Publish) -> object:
         node = self._node
         started = node.timer()
-        subject = self._session.principal.subject
+        subject = self.session.principal.subject
         answer = await errands.publish(node.broker, self._options(effect.channel), effect, subject, node.clock())
         node.metrics.broker_publish(node.timer() - started)
         return answer
 
     def _carry_subscribe(self, effect: effects.Subscribe) -> object:
+        self._node.answered_last = self
         self._make_room()
         if self._node.broker.in_process:
             self.catch_up(effect.channel)
@@ -423,12 +421,12 @@ class Connection:
         """Subscribe over a broker that waits: what comes before the reply is held back behind it."""
         hub, channel = self._node.hub, effect.channel
         held = _Held(self)
-        if channel in self._session.subscriptions:
+        if channel in self.session.subscriptions:
             self.catch_up(channel)
             self.flush()
             hub.replace(self, held, channel)
         await self._answer_later(effect.id, self._subscribe(effect, held))
-        if channel not in self._session.subscriptions:  # the broker failed, or the connection has gone meanwhile
+        if channel not in self.session.subscriptions:  # the broker failed, or the connection has gone meanwhile
             await self._unsubscribe(channel, held)
             return
         held.pushes += hub.due(held, channel)
@@ -452,7 +450,7 @@ class Connection:
         return answer
 
     async def _be_present(self, channel: str, *, present: bool) -> None:
-        principal, broker = self._session.principal, self._node.broker
+        principal, broker = self.session.principal, self._node.broker
         move = broker.join if present else broker.leave
         await move(channel, principal.tenant, principal.subject, self.session_id)
 
@@ -484,11 +482,11 @@ class Connection:
         return self._answer(effect.id, errands.read_presence(self._node.broker, self._options(channel), channel))
 
     def _carry_send_to_user(self, effect: effects.SendToUser) -> object:
-        node, sender = self._node, self._session.principal
+        node, sender = self._node, self.session.principal
         return self._answer(effect.id, errands.send_to_user(node.broker, effect, sender, node.clock()))
 
     def _carry_send_to_tenant(self, effect: effects.SendToTenant) -> object:
-        node, sender = self._node, self._session.principal
+        node, sender = self._node, self.session.principal
         return self._answer(effect.id, errands.send_to_tenant(node.broker, effect, sender, node.clock()))
 
     def _carry_verify_token(self, effect: effects.VerifyToken) -> object:
@@ -536,7 +534,8 @@ class Connection:
         self._node.adopted(self, effect.principal)
 
     def _do_pause_reading(self, _effect: effects.PauseReading) -> None:
-        self.port.pause_reading()
+        untaken, self.session.untaken = self.session.untaken, []
+        self.port.pause_reading(untaken)
 
     def _do_resume_reading(self, _effect: effects.ResumeReading) -> None:
         self.port.resume_reading()
@@ -550,15 +549,15 @@ class Connection:
         if effect.close is Closes.DRAINING:
             self._put(self._node.hub.due(self))
             self.flush()
-        self._gone = True
+        self.gone = True
         self.port.close(effect.close.code, effect.close.reason, LINGER_S)
         self._leave()
 
     def _leave(self) -> None:
         """Give back all that the connection holds of the node; the socket may linger a while."""
-        for channel in list(self._session.subscriptions):
+        for channel in list(self.session.subscriptions):
             self._node.run_aside(self._unsubscribe(channel, self), self)
-        self._session.subscriptions.clear()
+        self.session.subscriptions.clear()
         self._node.left(self)
 
     _DO: ClassVar[Mapping[type, Callable[..., None]]] = {

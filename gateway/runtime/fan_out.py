@@ -99,15 +99,10 @@ def _send(batch: Batch, recipient: Recipient, metrics: Metrics) -> None:
     if framing is None:
         recipient.deliver(batch)
     else:
-        recipient.port.write(batch.octets(framing))
-    _count(batch, framing, 1, metrics)
-
-
-def _count(batch: Batch, framing: Framing | None, recipients: int, metrics: Metrics) -> None:
-    """Count what was delivered; payloads that were signed or queued are measured by their connection."""
-    metrics.delivered(len(batch.pushes) * recipients)
-    if framing is not None:
-        metrics.bytes_sent(sum(map(len, batch.bodies(framing.encoding))) * recipients)
+        octets = batch.octets(framing)
+        recipient.port.write(octets)
+        metrics.traffic.sent += len(octets)
+    metrics.delivered(len(batch.pushes))
 
 
 class _Part:
@@ -133,7 +128,8 @@ class _Part:
             octets = self.octets
             for _ in range(count):
                 take()[1].write(octets)  # type: ignore[union-attr] # where there is a framing there is a port
-        _count(self.batch, self.framing, count, metrics)
+        metrics.traffic.sent += len(self.octets) * count
+        metrics.delivered(len(self.batch.pushes) * count)
         return count
 
 
@@ -289,8 +285,8 @@ class FanOut:
 
     Args:
         metrics: Counts what is delivered.
-        before_early: Called before anything is delivered within the call that pushes it: who is being answered just then has to
-            be sent its replies first.
+        before_early: Called before anything is delivered within the call that pushes it: who has just subscribed has to be sent
+            its answer first.
     """
 
     def __init__(self, metrics: Metrics, before_early: Callable[[], None]) -> None:

@@ -24,6 +24,7 @@ from gateway.runtime.connection import LINGER_S, Admission, Connection
 from gateway.runtime.extensions import ActionHandler, Extensions, Invocation
 from gateway.runtime.fan_out import FanOut
 from gateway.runtime.hub import Hub
+from gateway.runtime.intake import ConnectionIntake
 from gateway.runtime.ports import Broker, Change, ChangeKind, CredentialVerifier, Log, Metrics, Transport
 from gateway.runtime.witness import Witness
 
@@ -93,8 +94,9 @@ class Node:
         self.send_buffer_bytes = limits.send_buffer_bytes
         self.clock = clock
         self.timer = timer
-        self.talking: Connection | None = None
-        """Whose messages are being taken right now."""
+        self.answered_last: Connection | None = None
+        """Who has subscribed last: its answer may still wait, and nothing of the channel may come before it."""
+        self.intake = ConnectionIntake(self)
         self.hub = Hub(FanOut(metrics, self._answer_first), metrics)
         self.draining = False
         self._registry = registry
@@ -178,9 +180,9 @@ class Node:
         return connection
 
     def _answer_first(self) -> None:
-        """Send its replies to who is being answered right now."""
-        if self.talking is not None:
-            self.talking.flush()
+        """Send its answers to who has subscribed last."""
+        if self.answered_last is not None:
+            self.answered_last.flush()
 
     def _refuse(self, admission: Admission) -> tuple[Close | None, str]:
         """Look once more whether the credential still counts, and whether there is room; say which limit for the log."""
@@ -241,8 +243,12 @@ class Node:
             return
         error = task.exception()
         if error is not None:
-            self._log.error(Event.CONNECTION_FAILED, session=connection.session_id, exc_info=error)
-            connection.end(Closes.INTERNAL)
+            self.failed(connection, error)
+
+    def failed(self, connection: Connection, fault: BaseException) -> None:
+        """End a connection for whatever was raised while something of it was done: the last rung, for this one and no other."""
+        self._log.error(Event.CONNECTION_FAILED, session=connection.session_id, exc_info=fault)
+        connection.end(Closes.INTERNAL)
 
     def run_aside(self, work: Coroutine[Any, Any, object], connection: Connection) -> None:
         """Run work that nobody waits for: at once where the broker is in this process."""

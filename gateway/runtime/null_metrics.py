@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.core.turn import Turn
+from gateway.runtime.ports import Traffic
+
 
 class NullMetrics:
     """Takes every observation and keeps none."""
 
-    __slots__ = ()
+    def __init__(self) -> None:
+        self.traffic = Traffic()
 
     def connection_attempt(self, outcome: str) -> None:
         """Drop it."""
@@ -25,23 +29,13 @@ class NullMetrics:
     def decision(self, action: str, effect: str, reason: str, duration_s: float) -> None:
         """Drop it."""
 
-    def publication_meter(self, action: str) -> Callable[[float, float, float], None]:  # noqa: ARG002 - it makes no difference
-        """Give what drops it."""
-        return _drop
+    def published(self, action: str, turn: Turn) -> None:
+        """Drop it."""
 
     def signature_failure(self, reason: str) -> None:
         """Drop it."""
 
     def delivered(self, messages: int) -> None:
-        """Drop it."""
-
-    def bytes_received(self, count: int) -> None:
-        """Drop it."""
-
-    def bytes_sent(self, count: int) -> None:
-        """Drop it."""
-
-    def answered(self, received: int, sent: int) -> None:
         """Drop it."""
 
     def slow_consumer(self) -> None:
@@ -73,7 +67,3 @@ class NullMetrics:
 
     def watch(self, gauge: str, read: Callable[[], float]) -> None:
         """Forget it."""
-
-
-def _drop(decision_s: float, publish_s: float, duration_s: float) -> None:
-    """Drop it."""

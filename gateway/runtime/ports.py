@@ -6,7 +6,7 @@ Owns no implementation. Every port has an in-memory twin, and one conformance su
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import msgspec
 from gateway.core.channels import Position
 from gateway.core.decision import ChannelOptions, Policy
 from gateway.core.principal import Principal
+from gateway.core.turn import Turn
 from gateway.core.wire_frames import Framing
 
 
@@ -38,8 +39,24 @@ class Log(Protocol):
         ...
 
 
+class Traffic:
+    """What goes over the WebSockets of a node, in octets: of whole frames where the transport sees them, else of payloads.
+
+    Counted by whoever reads or writes, by adding to the numbers: that is done for each read and each write of each connection.
+    """
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+
+
 class Metrics(Protocol):
     """Counters, gauges and histograms. Labels come from enums and the registry of actions only."""
+
+    traffic: Traffic
+    """What was received and sent."""
 
     def connection_attempt(self, outcome: str) -> None:
         """Count a handshake: accepted, a refusal, flood, draining or connection_limit."""
@@ -69,24 +86,11 @@ class Metrics(Protocol):
         """Count messages handed to connections."""
         ...
 
-    def publication_meter(self, action: str) -> Callable[[float, float, float], None]:
-        """Give what counts the commands of an action that publish at once: each allowed by its rule, published and answered.
+    def published(self, action: str, turn: Turn) -> None:
+        """Count the commands of an action that were allowed by their rule, published and answered at once in a turn.
 
-        It takes how long the decision, the broker and the whole command took, in seconds. It is asked for once, so that the
-        most frequent command looks nothing up.
+        Each waited from the beginning of the turn until its own end; how long decision and publishing took was measured of one.
         """
-        ...
-
-    def bytes_received(self, count: int) -> None:
-        """Count payload bytes that came in."""
-        ...
-
-    def bytes_sent(self, count: int) -> None:
-        """Count payload bytes that went out."""
-        ...
-
-    def answered(self, received: int, sent: int) -> None:
-        """Count the payload bytes of messages that came in together, and those of their answers."""
         ...
 
     def slow_consumer(self) -> None:
@@ -421,8 +425,8 @@ class Transport(Protocol):
         """Tell how many octets wait for the peer."""
         ...
 
-    def pause_reading(self) -> None:
-        """Take no more messages: the in-flight cap is reached."""
+    def pause_reading(self, untaken: Sequence[bytes]) -> None:
+        """Take no more messages: the in-flight cap is reached. Those that came and could not be taken are offered again later."""
         ...
 
     def resume_reading(self) -> None:
@@ -434,18 +438,17 @@ class Receiver(Protocol):
     """A connection, as its transport sees it."""
 
     @property
+    def intake(self) -> Intake:
+        """Give what takes the messages of this connection and its neighbours."""
+        ...
+
+    @property
     def max_buffered_bytes(self) -> int:
         """Give how many octets may wait for the peer."""
         ...
 
-    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
-        """Take whole data messages of one kind. What it leaves in `payloads` is offered again when reading is resumed.
-
-        Args:
-            payloads: Their contents.
-            size: The length of them all together in octets; 0 where they are offered again.
-            text: Whether they came as text.
-        """
+    def unsupported(self) -> None:
+        """Note a message of the other kind: binary on a JSON connection, text on a MessagePack one."""
         ...
 
     def overflowed(self) -> None:
@@ -454,4 +457,19 @@ class Receiver(Protocol):
 
     def lost(self, code: int) -> None:
         """Note that the transport is gone, and the close code seen; 1006 where there was none. Called once, and last."""
+        ...
+
+
+Read = tuple[Receiver, list[bytes]]
+"""A connection, and the whole data messages of its kind that have come over it; the list is the taker's."""
+
+Answer = tuple[Transport, list[bytes]]
+"""A transport, and the data messages that are to be sent over it in one write."""
+
+
+class Intake(Protocol):
+    """Takes what has come over many connections in one turn of the loop."""
+
+    def take(self, reads: list[Read]) -> list[Answer]:
+        """Carry out what has come, each connection's in its order; give what is to be sent at once in answer. Never raises."""
         ...

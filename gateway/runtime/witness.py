@@ -25,7 +25,7 @@ class Witness:
         policy_version: Gives the version of the policy that counts.
     """
 
-    __slots__ = ("_log", "_metrics", "_policy_version", "published", "timer")
+    __slots__ = ("_log", "_metrics", "_policy_version", "timer")
 
     def __init__(
         self, metrics: Metrics, log: Log, timer: Callable[[], float], policy_version: Callable[[], str]
@@ -34,7 +34,6 @@ class Witness:
         self._log = log
         self.timer = timer
         self._policy_version = policy_version
-        self.published = metrics.publication_meter("channel.publish")
 
     def decide(
         self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float

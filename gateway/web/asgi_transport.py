@@ -18,7 +18,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from gateway.core.frames import Encoding
 from gateway.core.wire_frames import Framing
-from gateway.runtime.ports import Receiver
+from gateway.runtime.ports import Receiver, Traffic
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -34,6 +34,7 @@ class AsgiTransport:
         receive: The connection's ASGI `receive`, behind the `websocket.connect` event.
         send: Its ASGI `send`, behind the accept.
         encoding: Whether data messages are text or binary.
+        traffic: Where payloads are counted.
     """
 
     __slots__ = (
@@ -48,16 +49,19 @@ class AsgiTransport:
         "_receiver",
         "_resumed",
         "_send",
+        "_traffic",
+        "_untaken",
         "_writer",
         "heard",
     )
 
     framing: Framing | None = None
 
-    def __init__(self, receive: Receive, send: Send, encoding: Encoding) -> None:
+    def __init__(self, receive: Receive, send: Send, encoding: Encoding, traffic: Traffic) -> None:
         self._receive = receive
         self._send = send
         self._encoding = encoding
+        self._traffic = traffic
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._closing: tuple[int, str] | None = None
@@ -67,13 +71,14 @@ class AsgiTransport:
         self._reader: asyncio.Task[int] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
+        self._untaken: list[bytes] = []
         self.heard = True
 
     # ------------------------------------------------------------------------------------------ for the session
 
     def send(self, payloads: Sequence[bytes]) -> None:
         """Queue data messages; after a close they are dropped."""
-        if self._closing is not None or self._ended:
+        if not payloads or self._closing is not None or self._ended:
             return
         self._queue.extend(payloads)
         self._queued_bytes += sum(map(len, payloads))
@@ -110,8 +115,9 @@ class AsgiTransport:
         """Tell how many octets wait for the peer, as far as they are known here."""
         return self._queued_bytes
 
-    def pause_reading(self) -> None:
-        """Take no more messages; what has come waits in the server, and in the end the peer does."""
+    def pause_reading(self, untaken: Sequence[bytes]) -> None:
+        """Take no more messages; what has come waits here and in the server, and in the end the peer does."""
+        self._untaken = list(untaken)
         if self._resumed is None and self._closing is None and not self._ended:
             self._resumed = asyncio.get_running_loop().create_future()
 
@@ -143,6 +149,7 @@ class AsgiTransport:
             while self._queue:
                 payload = self._queue.popleft()
                 self._queued_bytes -= len(payload)
+                self._traffic.sent += len(payload)
                 if self._encoding is Encoding.JSON:
                     await self._send({"type": "websocket.send", "text": payload.decode()})
                 else:
@@ -187,7 +194,16 @@ class AsgiTransport:
                 return int(event.get("code") or _ABNORMAL)
             text = event.get("text")
             payload = event["bytes"] if text is None else text.encode()
-            while self._resumed is not None:
-                await self._resumed
-            if self._closing is None:
-                receiver.received(iter((payload,)), len(payload), text=text is not None)
+            if (text is not None) is not (self._encoding is Encoding.JSON):
+                receiver.unsupported()
+                continue
+            self._traffic.received += len(payload)
+            self._untaken = [payload]
+            while self._untaken:
+                while self._resumed is not None:
+                    await self._resumed
+                if self._closing is not None:
+                    break
+                untaken, self._untaken = self._untaken, []
+                for _, answers in receiver.intake.take([(receiver, untaken)]):
+                    self.send(answers)

@@ -9,7 +9,7 @@ it, and a message to many is compressed once for all that have agreed on the sam
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from websockets.exceptions import NegotiationError
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
@@ -48,7 +48,7 @@ class DeflateFraming:
         self._first = TEXT if encoding is Encoding.JSON else BINARY
         self._window_bits = window_bits
 
-    def frames(self, payloads: Iterable[bytes]) -> bytes:
+    def frames(self, payloads: Sequence[bytes]) -> bytes:
         """Write messages, one behind the other."""
         parts: list[bytes] = []
         for payload in payloads:

@@ -15,7 +15,11 @@ import uvicorn
 
 from gateway.core.addresses import Network
 from gateway.core.floods import FloodGate
+from gateway.core.frames import Encoding
+from gateway.core.wire_frames import BINARY, TEXT
 from gateway.runtime.ports import Metrics
+from gateway.web.open_wire import Reads
+from gateway.web.wire_parser import whole_messages
 
 WIRE_EXTENSION = "gateway.wire"
 """The name in `scope["extensions"]` under which our protocol class stands, for what ASGI has no word for."""
@@ -81,3 +85,8 @@ class EdgeConfig(uvicorn.Config):
     def __init__(self, app: Any, edge: Edge, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own types
         super().__init__(app, **options)
         self.edge = edge
+        self.reads = {
+            encoding: Reads(whole_messages(first, self.ws_max_size), edge.metrics.traffic)
+            for encoding, first in ((Encoding.JSON, TEXT), (Encoding.MSGPACK, BINARY))
+        }
+        """What takes the messages of all connections of an encoding."""

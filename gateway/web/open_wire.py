@@ -1,41 +1,43 @@
-"""An open WebSocket: from the octets of its socket straight into the session, and straight back.
+"""An open WebSocket: from the octets of its socket into the session, and back.
 
 Owns the socket after the handshake: reading, writing, closing, and the bounds on a peer that does not read or does not answer.
 Refuses to own who may connect (`wire`), what octets make a message (`wire_parser`), and what messages mean.
 
-No task, no queue and no timer belongs to a connection that is merely open. What is written goes to the socket in the same call, by
-`os.write`: a transport's `write` touches so much more memory that it costs up to a fifth more for each of a thousand recipients.
-That is sound as long as three things hold, and each has its test. Nothing waits in the transport, or the order would be lost:
-`pause_writing` tells as soon as a single octet does, for the high-water mark is 0. The descriptor is still this connection's:
-asyncio and uvloop close it only behind `connection_lost`. And the octets are what the socket carries: over TLS they are not.
+No task, no queue and no timer belongs to a connection that is merely open. What all connections have read in a turn of the loop is
+taken at its end, stage by stage (`Reads`). What is written goes to the socket in the same call, by `os.write`: a transport's `write`
+touches so much more memory that it costs up to a fifth more for each of a thousand recipients. That is sound as long as three things
+hold, and each has its test. Nothing waits in the transport, or the order would be lost: `pause_writing` tells as soon as a single
+octet does, for the high-water mark is 0. The descriptor is still this connection's: asyncio and uvloop close it only behind
+`connection_lost`. And the octets are what the socket carries: over TLS they are not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 import os
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from gateway.core.errors import Close, Closes
 from gateway.core.frames import Encoding
-from gateway.core.wire_frames import BINARY, PING_FRAME, PLAIN, PONG, TEXT, Framing, close_frame, control_frame
-from gateway.runtime.ports import Receiver
+from gateway.core.wire_frames import PING_FRAME, PLAIN, PONG, Framing, close_frame, control_frame
+from gateway.runtime.ports import Intake, Read, Receiver, Traffic
 from gateway.web.deflate import deflate_framing
-from gateway.web.edge import EdgeConfig
 from gateway.web.wire_parser import (
     TURN_MESSAGES,
     Message,
     PeerClose,
     Ping,
+    Taker,
     WireError,
     WireEvent,
     WireParser,
-    whole_messages,
 )
 
-_LOGGER = logging.getLogger("uvicorn.error")
+if TYPE_CHECKING:
+    from gateway.web.edge import EdgeConfig
+
 _ABNORMAL, _NO_CODE = 1006, 1005
 _SHUTDOWN_S = 1.0
 
@@ -45,6 +47,57 @@ class _State(enum.Enum):
     CLOSING = "closing"  # our close frame is out, the peer's is awaited
     DEAF = "deaf"  # nothing that still comes is looked at
     GONE = "gone"
+
+
+class Reads:
+    """What has been read in this turn of the loop from the wires of one encoding, taken all together at its end.
+
+    Args:
+        take: Takes whole messages from octets.
+        traffic: Where octets are counted.
+    """
+
+    __slots__ = ("_take", "_traffic", "wires")
+
+    def __init__(self, take: Taker, traffic: Traffic) -> None:
+        self._take = take
+        self._traffic = traffic
+        self.wires: list[OpenWire] = []
+        """Those that have read something; whoever adds the first one sees to it that `run` is called."""
+
+    def add(self, wire: OpenWire) -> None:
+        """Have what a wire has read taken at the end of the turn."""
+        if not self.wires:
+            asyncio.get_running_loop().call_soon(self.run)
+        self.wires.append(wire)
+
+    def run(self) -> None:
+        """Take what has been read: first what is whole messages, of all wires together, then the rest of each."""
+        wires, self.wires = self.wires, []
+        take, octets = self._take, 0
+        intake: Intake | None = None
+        reads: list[Read] = []
+        rests: list[tuple[OpenWire, bytes, bool]] = []
+        for wire in wires:
+            data, wire.unread = wire.unread, b""
+            octets += len(data)
+            receiver = wire.receiver
+            if receiver is None or not wire.plain:
+                rests.append((wire, data, False))
+                continue
+            payloads: list[bytes] = []
+            at = take(data, payloads)
+            if payloads:
+                intake = receiver.intake
+                reads.append((receiver, payloads))
+            if at < len(data) or wire.holds:
+                rests.append((wire, data[at:], len(payloads) == TURN_MESSAGES))
+        self._traffic.received += octets
+        if intake is not None:
+            for transport, answers in intake.take(reads):
+                transport.send(answers)
+        for wire, rest, more in rests:
+            wire.take_rest(rest, more=more)
 
 
 class OpenWire(asyncio.Protocol):
@@ -66,20 +119,24 @@ class OpenWire(asyncio.Protocol):
         "_connections",
         "_descriptor",
         "_events",
-        "_first",
         "_free",
         "_held",
         "_parser",
         "_paused",
         "_pong_due",
+        "_reads",
         "_reaper",
-        "_receiver",
         "_state",
-        "_unread",
+        "_text",
+        "_traffic",
         "_window_bits",
         "framing",
         "heard",
+        "holds",
+        "plain",
+        "receiver",
         "transport",
+        "unread",
     )
 
     framing: Framing
@@ -94,12 +151,14 @@ class OpenWire(asyncio.Protocol):
     ) -> None:
         self._config = config
         self._connections = connections
+        self._traffic = config.edge.metrics.traffic
         self.transport = transport
         self._window_bits = window_bits
         self._state = _State.OPEN
-        self._receiver: Receiver | None = None
+        self.receiver: Receiver | None = None
         self.heard = True
-        self._first = TEXT
+        self._text = True
+        self._reads = config.reads[Encoding.JSON]
         self._descriptor = _plain_descriptor(transport)
         self._free = self._descriptor >= 0  # whether octets may go to the socket directly
         transport.set_write_buffer_limits(high=0)
@@ -107,28 +166,36 @@ class OpenWire(asyncio.Protocol):
         self._reaper: asyncio.TimerHandle | None = None
         self._pong_due: bytes | None = None
         self._close_code = _ABNORMAL
-        self._paused = False
-        # What has come and is not taken yet, or None: messages of one kind, events of the parser, and octets behind them.
-        self._unread: bytearray | None = bytearray(early)
+        self._paused = True  # nobody is there yet
+        self.holds = not transport.is_reading()
+        """Whether the transport has been told to read no more."""
+        # What has come and is not taken yet: messages, then what the parser still has, then octets.
+        self._held: Sequence[bytes] = ()
         self._events: Iterator[WireEvent] | None = None
-        self._held: tuple[Iterator[bytes], bool] | None = None
+        self.unread = early
+        self.plain = False
+        """Whether what is read begins a message, with nothing before it, and somebody takes it."""
         connections.add(self)
 
     def speak(self, encoding: Encoding) -> None:
-        """Send, and first of all expect, messages of an encoding; before anything is sent."""
-        self._first = TEXT if encoding is Encoding.JSON else BINARY
+        """Send and expect messages of an encoding; before anything is sent."""
+        self._text = encoding is Encoding.JSON
+        self._reads = self._config.reads[encoding]
         self.framing = PLAIN[encoding] if self._window_bits is None else deflate_framing(encoding, self._window_bits)
 
     def serve(self, receiver: Receiver) -> None:
         """Hand messages on from the next turn on; until then the peer may be sent a close that nothing early can overtake."""
-        self._receiver = receiver
-        asyncio.get_running_loop().call_soon(self._go_on)
+        self.receiver = receiver
+        self.plain = self._state is _State.OPEN
+        self.resume_reading()
 
     # ------------------------------------------------------------------------------------------ to the peer
 
     def send(self, payloads: Sequence[bytes]) -> None:
         """Send data messages in one write."""
-        self.write(self.framing.frames(payloads))
+        octets = self.framing.frames(payloads)
+        self._traffic.sent += len(octets)
+        self.write(octets)
 
     def write(self, octets: bytes) -> None:
         """Send whole frames; what the socket does not take now waits in the transport."""
@@ -148,7 +215,7 @@ class OpenWire(asyncio.Protocol):
 
     def _queue(self, octets: bytes) -> None:
         """Leave octets to the transport, which sends them when the peer reads."""
-        transport, receiver = self.transport, self._receiver
+        transport, receiver = self.transport, self.receiver
         transport.write(octets)
         if receiver is not None and transport.get_write_buffer_size() > receiver.max_buffered_bytes:
             asyncio.get_running_loop().call_soon(receiver.overflowed)
@@ -206,7 +273,7 @@ class OpenWire(asyncio.Protocol):
             self.transport.abort()
 
     def _fail(self, close: Close) -> None:
-        """End the connection for a fault: say which, tell the receiver, and read on for a while without looking.
+        """End the connection for what the peer has sent: say why, tell the receiver, and read on for a while without looking.
 
         A socket that is closed with something unread takes back what the peer has not read yet.
         """
@@ -223,8 +290,7 @@ class OpenWire(asyncio.Protocol):
         else:
             linger_s = min(linger_s, _SHUTDOWN_S)  # TLS has no half: the peer sees an end only when we go
         self._reap_in(linger_s)
-        self._unread = None
-        self.transport.resume_reading()
+        self._release()
 
     def _peer_closed(self, close: PeerClose) -> None:
         """Answer a close frame, or take it for the answer to ours; the server then closes first (RFC 6455, section 7.1.1)."""
@@ -238,12 +304,12 @@ class OpenWire(asyncio.Protocol):
 
     def _stop_sending(self, state: _State) -> None:
         self._state = state
-        self._free = False
+        self._free = self.plain = False
         self._pong_due = None
 
     def _tell_lost(self) -> None:
-        receiver, self._receiver = self._receiver, None
-        self._held = self._events = self._parser = None
+        receiver, self.receiver = self.receiver, None
+        self._held, self._events, self._parser = (), None, None
         if receiver is not None:
             receiver.lost(self._close_code)
 
@@ -254,17 +320,24 @@ class OpenWire(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Let the transport close, but not wait for a peer that does not read."""
+        self._take_what_came()
         self._stop_sending(_State.DEAF)
         self._reap_in(self._config.edge.limits.close_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it was lost tells the session nothing
         """Free everything. The descriptor is somebody else's from the moment this returns."""
+        self._take_what_came()
         self._stop_sending(_State.GONE)
         self._descriptor = -1
         self._connections.discard(self)
         if self._reaper is not None:
             self._reaper.cancel()
         self._tell_lost()
+
+    def _take_what_came(self) -> None:
+        """Let what came in this turn count before the end that came in it, too."""
+        if self.plain and self.unread:
+            self._reads.run()
 
     def shutdown(self) -> None:
         """End what the drain has left over: the server stops within a bound."""
@@ -274,129 +347,127 @@ class OpenWire(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------ from the peer
 
     def data_received(self, data: bytes) -> None:
-        """Take octets."""
+        """Take octets at the end of the turn."""
         self.heard = True
-        if self._unread is not None:
-            self._unread += data
-            if len(self._unread) > self._config.ws_max_size:
-                self.transport.pause_reading()
-        elif self._reads():
-            self._take(data)
+        if self.unread or self._paused:
+            self.unread += data
+            if len(self.unread) > self._config.ws_max_size:
+                self._hold()
+        else:
+            self.unread = data
+            self._reads.add(self)
 
-    def _take(self, data: bytes) -> None:
-        """Hand whole messages on; leave what is none to the parser."""
-        parser, max_message_bytes = self._parser, self._config.ws_max_size
-        if parser is None:
-            payloads: list[bytes] = []
-            at = whole_messages(data, self._first, max_message_bytes, payloads)
-            if payloads:
-                self._offer(iter(payloads), sum(map(len, payloads)), text=self._first == TEXT)
-            if at == len(data):
-                return
-            data = data[at:]
-            if len(payloads) == TURN_MESSAGES and not self._holds():
-                self._wait_a_turn()
-            if self._holds():
-                self._keep(data)
-                return
-            parser = self._parser = WireParser(max_message_bytes, inflates=self._window_bits is not None)
-        self._follow(parser, parser.feed(data))
+    def take_rest(self, data: bytes, *, more: bool) -> None:
+        """Take what `Reads` has left over: no whole messages, or what comes behind a pause, or too late.
 
-    def _follow(self, parser: WireParser, events: Iterator[WireEvent]) -> None:
-        """Act on what the parser finds."""
+        Args:
+            data: The octets.
+            more: Whether as many messages have been taken in this turn as may be.
+        """
+        if more and not self._paused and self.plain:
+            self._put_back(data)
+            self._wait_a_turn()
+            return
+        if self._held and not self._paused:
+            held, self._held = self._held, ()
+            self._offer(held)
+        if self._events is not None and not self._paused:
+            events, self._events = self._events, None
+            self._follow(events)
+        if data:
+            if self._paused or self._events is not None:
+                self._put_back(data)
+            elif self._reads_on():
+                if self._parser is None:
+                    self._parser = WireParser(self._config.ws_max_size, inflates=self._window_bits is not None)
+                    self.plain = False
+                self._follow(self._parser.feed(data))
+        if not self._paused and not self.unread and self._events is None:
+            self._release()
+
+    def _follow(self, events: Iterator[WireEvent]) -> None:
+        """Act on what the parser finds; what is not looked at in this turn stays in `_events`."""
         messages = 0
         try:
             for event in events:
                 if isinstance(event, Message):
                     messages += 1
-                    self._offer(iter((event.payload,)), len(event.payload), text=event.text)
+                    self._take_message(event)
                 elif isinstance(event, Ping):
                     self._pong(event.payload)
                 elif isinstance(event, PeerClose):
                     self._peer_closed(event)
-                if not self._reads():
+                if not self._reads_on():
                     return
-                if self._unread is None and messages == TURN_MESSAGES:
-                    self._wait_a_turn()
-                if self._unread is not None:
+                if self._paused or messages == TURN_MESSAGES:
                     self._events = events
+                    if not self._paused:
+                        self._wait_a_turn()
                     return
         except WireError as error:
             self._fail(error.close)
             return
-        if parser.between_messages:
+        if self._parser is not None and self._parser.between_messages:
             self._parser = None
+            self.plain = self.receiver is not None and self._state is _State.OPEN
 
-    def _offer(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
-        """Hand messages on; what the receiver leaves is offered again when it resumes reading."""
-        receiver = self._receiver
-        if receiver is None or self._state is not _State.OPEN:
-            return
-        try:
-            receiver.received(payloads, size, text=text)
-        except Exception:
-            # The last rung: whatever it is, it ends this connection and no other one.
-            _LOGGER.exception("a fault of the gateway's ends a websocket")
-            self._fail(Closes.INTERNAL)
-        if self._paused:
-            self._held = payloads, text
+    def _take_message(self, message: Message) -> None:
+        if self.receiver is not None and self._state is _State.OPEN:
+            if message.text is self._text:
+                self._offer([message.payload])
+            else:
+                self.receiver.unsupported()
+
+    def _offer(self, payloads: Sequence[bytes]) -> None:
+        """Hand messages on, and the answers back."""
+        receiver = self.receiver
+        if receiver is not None and self._state is _State.OPEN:
+            for transport, answers in receiver.intake.take([(receiver, list(payloads))]):
+                transport.send(answers)
+
+    def _reads_on(self) -> bool:
+        return self._state is _State.OPEN or self._state is _State.CLOSING
 
     # ------------------------------------------------------------------------------------------ pauses
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, untaken: Sequence[bytes]) -> None:
         """Take no more messages; what has come waits here, and what comes in the socket, and in the end the peer does."""
         if self._state is _State.OPEN:
             self._paused = True
+            self._held = untaken
+            self.plain = False
             self._hold()
 
     def resume_reading(self) -> None:
         """Go on taking messages, in the next turn."""
-        self._paused = False
-        if self._unread is not None:
-            asyncio.get_running_loop().call_soon(self._go_on)
+        if self._paused:
+            self._paused = False
+            self.plain = (
+                self._state is _State.OPEN
+                and self.receiver is not None
+                and not self._held
+                and self._events is None
+                and self._parser is None
+            )
+            self._reads.add(self)
 
     def _wait_a_turn(self) -> None:
         """Let others have their turn: more has come than one connection may have taken at once."""
         self._hold()
-        asyncio.get_running_loop().call_soon(self._go_on)
+        self._reads.add(self)
+
+    def _put_back(self, data: bytes) -> None:
+        self._traffic.received -= len(data)  # it will be counted again
+        self.unread = data + self.unread
 
     def _hold(self) -> None:
-        if self._unread is None:
-            self._unread = bytearray()
+        if not self.holds:
+            self.holds = True
             self.transport.pause_reading()
 
-    def _holds(self) -> bool:
-        return self._unread is not None
-
-    def _keep(self, octets: bytes | bytearray) -> None:
-        if self._unread is not None:
-            self._unread += octets
-
-    def _reads(self) -> bool:
-        return self._state is _State.OPEN or self._state is _State.CLOSING
-
-    def _go_on(self) -> None:
-        """Take what has been held."""
-        unread = self._unread
-        if unread is None or self._paused or not self._reads():
-            return
-        self._unread = None
-        held, self._held = self._held, None
-        events, self._events = self._events, None
-        if held is not None:
-            payloads, text = held
-            self._offer(payloads, 0, text=text)
-        if events is not None and self._parser is not None:
-            if self._holds():
-                self._events = events
-            else:
-                self._follow(self._parser, events)
-        if unread:
-            if self._holds():
-                self._keep(unread)
-            elif self._reads():
-                self._take(bytes(unread))
-        if self._reads() and not self._holds():
+    def _release(self) -> None:
+        if self.holds and self._state is not _State.GONE:
+            self.holds = False
             self.transport.resume_reading()
 
 

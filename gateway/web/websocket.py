@@ -7,7 +7,7 @@ Owns the FastAPI dependency that authenticates, the handlers that answer refusal
 # No postponed annotations here: FastAPI could not find `gate` in that of the route, which is a local of the factory.
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -29,7 +29,17 @@ from gateway.core.handshake import (
 )
 from gateway.core.principal import ConnectionFacts
 from gateway.runtime.connection import Admission
-from gateway.runtime.ports import CredentialVerifier, Log, Metrics, Receiver, Transport, VerifiedCredential
+from gateway.runtime.ports import (
+    Answer,
+    CredentialVerifier,
+    Intake,
+    Log,
+    Metrics,
+    Read,
+    Receiver,
+    Transport,
+    VerifiedCredential,
+)
 from gateway.web.asgi_transport import AsgiTransport
 from gateway.web.edge import WIRE_EXTENSION
 from gateway.web.problems import problem_response
@@ -167,8 +177,17 @@ class _Nobody:
 
     max_buffered_bytes = 0
 
-    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
+    @property
+    def intake(self) -> Intake:
         """Drop messages."""
+        return self
+
+    def take(self, reads: list[Read]) -> list[Answer]:  # noqa: ARG002 - all are the same to nobody
+        """Drop messages."""
+        return []
+
+    def unsupported(self) -> None:
+        """Note nothing."""
 
     def overflowed(self) -> None:
         """Note nothing."""
@@ -213,7 +232,7 @@ def websocket_router(node: Node, gate: Gate) -> APIRouter:
             if connection is not None:
                 wire.serve(connection)
             return
-        transport = AsgiTransport(websocket.receive, websocket.send, encoding)
+        transport = AsgiTransport(websocket.receive, websocket.send, encoding, gate.metrics.traffic)
         await transport.run(node.open(admission, transport) or _Nobody())
 
     @router.get("/ws", include_in_schema=False)

@@ -12,8 +12,9 @@ makes it so, in the middle of a frame too.
 from __future__ import annotations
 
 import codecs
+import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -27,9 +28,11 @@ except ImportError:  # websockets without its compiled part
 
 _FIN, _RSV1, _RSV23, _OPCODE = 0x80, 0x40, 0x30, 0x0F
 _CONTINUATION, _CONTROL = 0x0, 0x8
-_MASKED = 0x80
+_MASKED, _MASKED_MEDIUM = 0x80, 0xFE
 _MAX_CONTROL = 125
 _LEAST_HEAD = 2
+_LEAST_FRAME = 6  # a head, the mask, no payload
+_HEAD_AND_SIZE = struct.Struct("!HH")  # the two octets of a head, and what is its length where it is a medium one
 _MASK_OCTETS = 4
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 # RFC 7692, section 7.2.1: what the sender has cut off every message.
@@ -82,39 +85,48 @@ class PeerClose(msgspec.Struct, frozen=True, gc=False):
 WireEvent = Message | Ping | Pong | PeerClose
 
 
-def whole_messages(octets: bytes, first: int, max_message_bytes: int, into: list[bytes]) -> int:
-    """Take whole messages of one kind from the beginning, at most TURN_MESSAGES; tell where the next frame begins.
+Taker = Callable[[bytes, list[bytes]], int]
+"""Takes whole messages of one kind from octets that begin with a frame, puts their payloads into a list, and tells how far."""
+
+
+def whole_messages(first: int, max_message_bytes: int) -> Taker:
+    """Make what takes whole messages of one kind from the beginning of octets, at most TURN_MESSAGES, and tells where the rest begins.
 
     It takes only what `WireParser` could not refuse: masked, final, without reserved bits, within the limit and, where text, UTF-8.
+    One serves all connections of a kind, so that what never changes is not handed to it again and again.
 
     Args:
-        octets: From the peer, beginning with a frame, no message being unfinished.
         first: The first octet of such a frame, TEXT or BINARY.
         max_message_bytes: The largest message.
-        into: Where their payloads are put.
     """
-    at, end = 0, len(octets)
-    for _ in range(TURN_MESSAGES):
-        if at + 6 > end or octets[at] != first:  # two octets and the mask are the least
-            break
-        size = octets[at + 1] - _MASKED
-        if 0 <= size < MEDIUM:
-            start = at + 6
-        elif size == MEDIUM and at + 8 <= end:
-            size, start = octets[at + 2] << 8 | octets[at + 3], at + 8
-            if size < MEDIUM:
+    text = first == TEXT
+    head_and_size, small, medium = _HEAD_AND_SIZE.unpack_from, first << 8 | _MASKED, first << 8 | _MASKED_MEDIUM
+
+    def take(octets: bytes, into: list[bytes]) -> int:
+        at, end = 0, len(octets)
+        while at + _LEAST_FRAME <= end:
+            head, size = head_and_size(octets, at)
+            if head == medium:
+                start = at + 8
+                if size < MEDIUM:
+                    break
+            else:
+                size, start = head - small, at + _LEAST_FRAME
+                if not 0 <= size < MEDIUM:
+                    break
+            following = start + size
+            if following > end or size > max_message_bytes:
                 break
-        else:
-            break
-        following = start + size
-        if following > end or size > max_message_bytes:
-            break
-        payload = apply_mask(octets[start:following], octets[start - 4 : start])
-        if first == TEXT and not payload.isascii() and not _is_utf8(payload):
-            break
-        into.append(payload)
-        at = following
-    return at
+            payload = apply_mask(octets[start:following], octets[start - 4 : start])
+            if text and not payload.isascii() and not _is_utf8(payload):
+                break
+            into.append(payload)
+            at = following
+            if len(into) == TURN_MESSAGES:
+                break
+        return at
+
+    return take
 
 
 def _is_utf8(payload: bytes) -> bool:

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from gateway.adapters.prometheus_metrics import MAX_ACTIONS, PrometheusMetrics
 from gateway.core.decision import Effect, Reason
 from gateway.core.errors import ErrorCode, Refusal, SignatureFailure
+from gateway.core.turn import Turn
 from gateway.runtime.null_metrics import NullMetrics
 from gateway.runtime.ports import Metrics
 
@@ -33,8 +34,9 @@ def value(metrics: PrometheusMetrics, name: str, **labels: str) -> float | None:
 
 def test_both_implementations_have_every_method_of_the_port() -> None:
     methods = {name for name in vars(Metrics) if not name.startswith("_")}
-    for implementation in (PrometheusMetrics, NullMetrics):
+    for implementation in (PrometheusMetrics(), NullMetrics()):
         assert {name for name in methods if callable(getattr(implementation, name, None))} == methods
+        assert (implementation.traffic.received, implementation.traffic.sent) == (0, 0)
 
 
 def test_the_null_twin_takes_everything() -> None:
@@ -46,8 +48,9 @@ def test_the_null_twin_takes_everything() -> None:
     metrics.decision("ping", "allow", "rule", 0.1)
     metrics.signature_failure("missing")
     metrics.delivered(1)
-    metrics.bytes_received(1)
-    metrics.bytes_sent(1)
+    metrics.traffic.received += 1
+    metrics.traffic.sent += 1
+    metrics.published("ping", Turn(5.0, 5.0))
     metrics.slow_consumer()
     metrics.revocation(0.1)
     metrics.token_issued("password")
@@ -169,8 +172,8 @@ def test_a_bound_belongs_to_its_own_bucket(metrics: PrometheusMetrics) -> None:
 
 
 def test_traffic_policy_and_broker_show_what_was_said(metrics: PrometheusMetrics) -> None:
-    metrics.bytes_received(10)
-    metrics.bytes_sent(20)
+    metrics.traffic.received += 10
+    metrics.traffic.sent += 20
     metrics.delivered(3)
     metrics.slow_consumer()
     metrics.policy_reload("ok")
@@ -241,3 +244,24 @@ def test_two_gateways_in_one_process_count_apart(metrics: PrometheusMetrics) -> 
     metrics.connection_opened()
 
     assert value(other, "gateway_connections") == 0
+
+
+def test_publications_of_a_turn_are_counted_each_with_its_own_wait(metrics: PrometheusMetrics) -> None:
+    turn = Turn(1_800_000_000.0, 50.0)
+    turn.ends = [50.0 + seconds for seconds in (10e-6, 20e-6, 0.0004, 0.0004, 30.0)]
+    turn.decided_s, turn.published_s, turn.timed = 0.5e-6, 2e-6, True
+    metrics.published("channel.publish", turn)
+
+    publish = {"action": "channel.publish"}
+    assert value(metrics, "gateway_commands_total", **publish, outcome="ok") == 5
+    assert value(metrics, "gateway_decisions_total", **publish, effect="allow", reason="rule") == 5
+    waits = {
+        le: value(metrics, "gateway_command_duration_seconds_bucket", **publish, le=le)
+        for le in ("2.5e-05", "5e-05", "0.00025", "0.0005", "10.0", "+Inf")
+    }
+    assert waits == {"2.5e-05": 2, "5e-05": 2, "0.00025": 2, "0.0005": 4, "10.0": 4, "+Inf": 5}
+    assert value(metrics, "gateway_command_duration_seconds_sum", **publish) == pytest.approx(30.00083)
+    assert value(metrics, "gateway_decision_seconds_bucket", le="1e-06") == 5
+    assert value(metrics, "gateway_decision_seconds_sum") == pytest.approx(2.5e-6)
+    assert value(metrics, "gateway_broker_publish_seconds_count") == 5
+    assert value(metrics, "gateway_broker_publish_seconds_sum") == pytest.approx(10e-6)

@@ -16,7 +16,8 @@ from gateway.core.frames import Encoding
 from gateway.core.principal import ConnectionFacts, Principal, TokenIdentity
 from gateway.core.session import PENDING, Publisher, Session, SessionLimits
 from gateway.core.session_events import Event
-from gateway.core.signing import Signer, Verifier
+from gateway.core.signing import Signer, Verifier, verify_all
+from gateway.core.turn import Turn
 
 NOW = 1_000_000.0
 ALICE = Principal("alice", "acme", ("member",), {}, NOW + 900, TokenIdentity("https://issuer", "jti-1"))
@@ -62,9 +63,6 @@ class Witness:
 
     def timer(self) -> float:
         return self.time
-
-    def published(self, decision_s: float, publish_s: float, duration_s: float) -> None:
-        self.seen.append(("published", decision_s, publish_s, duration_s))
 
     def decide(
         self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
@@ -118,6 +116,7 @@ class Talk:
     client: Signer | None
     server: Verifier | None
     now: float = NOW
+    turn: Turn = field(default_factory=lambda: Turn(NOW, NOW))
 
     def send(self, *commands: dict[str, object], batch: bool = False) -> list[Wanted]:
         """Send each command in a frame of its own, or all as a batch."""
@@ -130,13 +129,16 @@ class Talk:
     def send_bytes(self, body: bytes) -> list[Wanted]:
         return self.receive(body if self.client is None else self.client.sign(body))
 
-    def receive(self, *payloads: bytes, text: bool | None = None) -> list[Wanted]:
+    def receive(self, *payloads: bytes) -> list[Wanted]:
         """Let payloads come in as they are; give what is asked for, by commands first."""
         self.witness.time = self.now
         self.carrier.asked.clear()
-        wanted = self.session.receive(
-            iter(payloads), self.encoding is Encoding.JSON if text is None else text, self.now
-        )
+        bodies, verifier = list(payloads), self.session.verifier
+        failures = [] if verifier is None else verify_all([(verifier, bodies, self.session)])
+        self.turn = Turn(self.now, self.now)
+        wanted = self.session.receive(bodies, self.turn)
+        for session, failure in failures:
+            wanted += session.refuse_signature(failure)
         return [*self.carrier.asked, *wanted]
 
     def tell(self, event: Event) -> list[Wanted]:

@@ -67,7 +67,7 @@ def test_an_unknown_action_is_taken_to_need_permission() -> None:
 
 def test_the_welcome_tells_who_where_and_what_limits() -> None:
     conversation = talk()
-    assert json.loads(conversation.session.welcome(None, NOW)) == {
+    assert json.loads(conversation.session.welcome(None, NOW)[0]) == {
         "type": "welcome",
         "session": "s1",
         "subject": "alice",
@@ -84,7 +84,7 @@ def test_the_welcome_tells_who_where_and_what_limits() -> None:
 def test_the_welcome_of_a_signed_connection_is_the_servers_frame_zero(encoding: Encoding) -> None:
     conversation = talk(signed=True, encoding=encoding)
     assert conversation.server is not None
-    body = conversation.server.verify(conversation.session.welcome("bm9uY2U", NOW))
+    body = conversation.server.verify(conversation.session.welcome("bm9uY2U", NOW)[0])
     decode = json.loads if encoding is Encoding.JSON else msgspec.msgpack.decode
     assert decode(body)["signing"] == {"nonce": "bm9uY2U"}
     conversation.send({"id": 1, "action": "ping"})
@@ -429,14 +429,6 @@ def test_reading_goes_on_once_what_waited_has_begun() -> None:
 # ------------------------------------------------------------------------------------------------- encodings, signatures
 
 
-@pytest.mark.parametrize("encoding", list(Encoding))
-def test_the_other_kind_of_message_closes_with_1003_before_any_look_at_a_signature(encoding: Encoding) -> None:
-    conversation = talk(encoding=encoding, signed=True)
-    wrong = conversation.receive(b"anything", text=encoding is Encoding.MSGPACK)
-    assert wrong == [End(Closes.UNSUPPORTED_DATA)]
-    assert conversation.witness.seen == []
-
-
 def test_an_unsigned_frame_on_a_signed_connection_closes_with_signature_required() -> None:
     conversation = talk(signed=True)
     conversation.client = None
@@ -471,7 +463,7 @@ def test_a_push_is_signed_in_its_place_and_what_waits_behind_it(encoding: Encodi
 def test_encoded_frames_keep_their_place_among_the_answers() -> None:
     conversation = talk(signed=True)
     conversation.send({"id": 1, "action": "ping"})
-    conversation.session.outbox.put_encoded([b'{"type":"broadcast"}'])
+    conversation.session.outbox.waiting.append(b'{"type":"broadcast"}')
     conversation.send({"id": 2, "action": "ping"})
     assert conversation.said() == [reply(1), {"type": "broadcast"}, reply(2)]
 
@@ -707,7 +699,9 @@ def test_once_permitted_a_channel_is_published_to_without_the_long_way(encoding:
         ("room:acme:1", "hi", "alice", NOW, ChannelOptions()),
         ("room:acme:1", {"x": [1]}, "alice", NOW, ChannelOptions()),
     ]
-    assert conversation.witness.seen[-2:] == [("published", 0.0, 0.0, 0.0)] * 2
+    assert conversation.turn.ends == [NOW]
+    conversation.receive()
+    assert conversation.turn.ends == []
     assert not conversation.session.busy
 
 
@@ -805,6 +799,18 @@ def test_what_cannot_be_carried_out_is_answered_with_its_code() -> None:
 # ------------------------------------------------------------------------------------------------- several at once
 
 
+def test_publications_of_one_turn_are_timed_by_the_first_of_them() -> None:
+    press = Press()
+    conversation = talk(publisher=press)
+    conversation.carrier.answers = {effects.Publish: {}}
+    conversation.send(publish(1))
+    conversation.receive(*[json.dumps(publish(n)).encode() for n in (2, 3, 4)])
+    assert [data for _, data, *_ in press.published] == ["hi"] * 3
+    assert conversation.turn.timed
+    assert conversation.turn.ends == [NOW] * 3
+    assert conversation.said() == [reply(n) for n in range(1, 5)]
+
+
 def test_messages_that_come_together_are_answered_in_their_order() -> None:
     conversation = talk()
     bodies = [json.dumps({"id": n, "action": "ping"}).encode() for n in range(1, 5)]
@@ -815,10 +821,10 @@ def test_messages_that_come_together_are_answered_in_their_order() -> None:
 def test_what_comes_behind_the_end_of_a_conversation_is_not_taken() -> None:
     conversation = talk(signed=True)
     good = json.dumps({"id": 1, "action": "ping"}).encode()
-    payloads = iter([b"unsigned", good, good])
-    wanted = conversation.session.receive(payloads, True, NOW)
-    assert wanted == [End(Closes.SIGNATURE_REQUIRED)]
-    assert list(payloads) == [good, good]
+    assert conversation.client is not None
+    signed = [conversation.client.sign(good), b"unsigned", conversation.client.sign(good)]
+    assert conversation.receive(*signed) == [End(Closes.SIGNATURE_REQUIRED)]
+    assert conversation.said() == [reply(1)]
     assert conversation.receive(good) == []
     assert conversation.said() == []
 
@@ -826,10 +832,9 @@ def test_what_comes_behind_the_end_of_a_conversation_is_not_taken() -> None:
 def test_what_comes_behind_a_pause_is_left_for_later() -> None:
     conversation = talk()
     bodies = [json.dumps(publish(n, channel=f"room:acme:{n}")).encode() for n in range(1, MAX_IN_FLIGHT + 5)]
-    payloads = iter(bodies)
-    wanted = conversation.session.receive(payloads, True, NOW)
-    assert wanted == [effects.PauseReading()]
-    assert len(list(payloads)) == 3
+    wanted = conversation.receive(*bodies)
+    assert wanted[-1] == effects.PauseReading()
+    assert conversation.session.untaken == bodies[MAX_IN_FLIGHT + 1 :]
     wanted = conversation.tell(Completed(1, {}, NOW))
     assert wanted == [effects.Publish(MAX_IN_FLIGHT + 1, f"room:acme:{MAX_IN_FLIGHT + 1}", "hi")]
     assert conversation.tell(Completed(2, {}, NOW)) == [effects.ResumeReading()]

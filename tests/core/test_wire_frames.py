@@ -44,6 +44,7 @@ def test_messages_are_joined_in_their_order_each_in_a_frame_of_its_own(encoding:
     frames = read_back(PLAIN[encoding].frames(payloads))
     assert [(frame.opcode, bytes(frame.data)) for frame in frames] == [(opcode, payload) for payload in payloads]
     assert PLAIN[encoding].encoding is encoding
+    assert b"".join(PLAIN[encoding].frames([payload]) for payload in payloads) == PLAIN[encoding].frames(payloads)
     assert PLAIN[encoding].frames([]) == b""
 
 

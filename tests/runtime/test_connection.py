@@ -100,6 +100,7 @@ class Wire:
         self.reading = True
         self.buffered = 0
         self.heard = True
+        self.untaken: list[bytes] = []
 
     def send(self, payloads: Sequence[bytes]) -> None:
         self.sent.extend(json.loads(payload) for payload in payloads)
@@ -120,8 +121,9 @@ class Wire:
     def buffered_bytes(self) -> int:
         return self.buffered
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, untaken: Sequence[bytes]) -> None:
         self.reading = False
+        self.untaken = list(untaken)
 
     def resume_reading(self) -> None:
         self.reading = True
@@ -209,8 +211,8 @@ def say(connection: Connection, command_id: int, action: str, channel: str | Non
     command: dict[str, object] = {"id": command_id, "action": action, "data": data}
     if channel is not None:
         command["channel"] = channel
-    payload = json.dumps(command).encode()
-    connection.received(iter((payload,)), len(payload), text=True)
+    for transport, answers in connection.intake.take([(connection, [json.dumps(command).encode()])]):
+        transport.send(answers)
 
 
 async def settle() -> None:
@@ -333,14 +335,19 @@ async def test_a_fault_in_work_aside_ends_the_connection_with_1011(house: House)
     assert "connection.failed" in house.log.events
 
 
-async def test_a_fault_while_a_message_is_taken_counts_as_1011(house: House) -> None:
-    connection, _ = house.connect()
-    house.broker.in_process = True
+async def test_a_fault_while_a_message_is_taken_ends_its_connection_with_1011_and_no_other(house: House) -> None:
+    (broken, broken_wire), (sound, sound_wire) = house.connect(), house.connect()
+    house.broker.in_process = True  # a lie, which shows when a call waits
+    publish = json.dumps({"id": 1, "action": "channel.publish", "channel": ROOM, "data": 1}).encode()
+    ping = json.dumps({"id": 2, "action": "ping"}).encode()
+    answers = house.node.intake.take([(broken, [publish, ping]), (sound, [ping])])
+    assert broken_wire.closed == (1011, "internal")
+    assert [(transport, len(payloads)) for transport, payloads in answers] == [(sound_wire, 1)]
+    assert "connection.failed" in house.log.events
     with pytest.raises(RuntimeError, match="has waited"):
-        say(connection, 1, "channel.publish", ROOM, 1)
-    with pytest.raises(RuntimeError, match="has waited"):
-        house.node.run_aside(house.broker.position(ROOM, KEPT), connection)
-    connection.lost(1006)
+        house.node.run_aside(house.broker.position(ROOM, KEPT), broken)
+    broken.lost(1006)
+    sound.lost(1006)
 
 
 async def test_a_token_revoked_while_it_was_proven_does_not_refresh(house: House) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ from gateway.core.origins import OriginRule
 from gateway.core.principal import Principal
 from gateway.runtime.connection import Admission
 from gateway.runtime.null_metrics import NullMetrics
-from gateway.runtime.ports import Transport, VerifiedCredential
+from gateway.runtime.ports import Answer, Read, Transport, VerifiedCredential
 from gateway.web.app import create_app
 from gateway.web.edge import Edge, EdgeLimits
 from gateway.web.server import build_config, listen, listening_port
@@ -42,6 +42,7 @@ class Metrics(NullMetrics):
     """Counts handshakes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.attempts: Counter[str] = Counter()
 
     def connection_attempt(self, outcome: str) -> None:
@@ -122,7 +123,8 @@ class Echo:
         self.node = node
         self.admission = admission
         self.transport = transport
-        self.messages: list[tuple[bytes, bool]] = []
+        self.messages: list[bytes] = []
+        self.unsupporteds = 0
         self.turns: list[int] = []
         self.overflows = 0
         self.paused = False
@@ -132,15 +134,21 @@ class Echo:
     def max_buffered_bytes(self) -> int:
         return self.node.max_buffered_bytes
 
-    def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
-        assert size >= 0
-        before = len(self.messages)
-        for payload in payloads:
-            self.messages.append((payload, text))
+    @property
+    def intake(self) -> EchoNode:
+        return self.node
+
+    def received(self, payloads: list[bytes]) -> None:
+        left = iter(payloads)
+        for payload in left:
+            self.messages.append(payload)
             self.act(payload)
             if self.paused:
                 break
-        self.turns.append(len(self.messages) - before)
+        untaken = list(left)
+        self.turns.append(len(payloads) - len(untaken))
+        if self.paused:
+            self.transport.pause_reading(untaken)
 
     def act(self, payload: bytes) -> None:
         command, _, argument = payload.partition(b" ")
@@ -156,14 +164,13 @@ class Echo:
                 self.transport.ping()
             case b"pause":
                 self.paused = True
-                self.transport.pause_reading()
-            case b"raise":
-                message = "a bug"
-                raise ValueError(message)
             case b"quiet":
                 pass
             case _:
                 self.transport.send([payload])
+
+    def unsupported(self) -> None:
+        self.unsupporteds += 1
 
     def resume(self) -> None:
         self.paused = False
@@ -187,6 +194,12 @@ class EchoNode:
         self.max_buffered_bytes = 1_000_000_000
         self.connections: list[Echo] = []
         self.opened: asyncio.Queue[Echo] = asyncio.Queue()
+
+    def take(self, reads: list[Read]) -> list[Answer]:
+        for echo, payloads in reads:
+            assert isinstance(echo, Echo)
+            echo.received(payloads)
+        return []
 
     def open(self, admission: Admission, transport: Transport) -> Echo | None:
         if self.full:

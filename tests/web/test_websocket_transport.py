@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from edge_server import PATIENCE_S, Served, close_frame, frame, serving, text, until, upgrade
 
 from gateway.core.frames import Encoding
+from gateway.runtime.ports import Intake, Traffic
 from gateway.web.asgi_transport import AsgiTransport
 from gateway.web.edge import EdgeLimits
 
@@ -56,7 +57,7 @@ async def test_client_that_leaves_is_told_with_its_code(served: Served) -> None:
         assert await raw.closing() == (3999, "")
         echo = await served.connection()
         assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 3999
-        assert echo.messages == [(b"quiet", True)]
+        assert echo.messages == [b"quiet"]
 
 
 async def test_refusal_and_limit_close_without_a_message(served: Served) -> None:
@@ -92,7 +93,7 @@ async def test_sending_after_the_end_is_dropped(served: Served) -> None:
         echo.transport.ping()
         echo.transport.close(1000, "", 5.0)
         echo.transport.abort()
-        echo.transport.pause_reading()
+        echo.transport.pause_reading([])
         echo.transport.resume_reading()
         assert await raw.closing() == (1000, "")
 
@@ -111,11 +112,11 @@ async def test_paused_connection_takes_nothing_until_it_is_resumed(served: Serve
         echo = await served.connection()
         raw.send(text("pause"), *[text(f"{n}") for n in range(200)])
         await until(lambda: echo.messages)
-        assert echo.messages == [(b"pause", True)]
+        assert echo.messages == [b"pause"]
         async with await served.upgraded() as other:  # the others go on meanwhile
             other.send(text("hi"))
             assert await other.frame() == (0x81, b"hi")
-        assert echo.messages == [(b"pause", True)]
+        assert echo.messages == [b"pause"]
         echo.resume()
         assert [await raw.frame() for _ in range(200)] == [(0x81, b"%d" % n) for n in range(200)]
 
@@ -156,7 +157,7 @@ async def test_more_than_may_wait_is_told_in_the_next_turn(served: Served) -> No
         assert echo.overflows == 0
         raw.send(text("flood 40"))
         await until(lambda: echo.overflows)
-        assert echo.messages == [(b"flood 3", True), (b"flood 40", True)]
+        assert echo.messages == [b"flood 3", b"flood 40"]
 
 
 # ------------------------------------------------------------------------------------------------- on ours alone
@@ -223,7 +224,11 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
     class Receiver:
         max_buffered_bytes = 0
 
-        def received(self, payloads: Iterator[bytes], size: int, *, text: bool) -> None:
+        @property
+        def intake(self) -> Intake:
+            raise NotImplementedError
+
+        def unsupported(self) -> None:
             raise NotImplementedError
 
         def overflowed(self) -> None:
@@ -240,7 +245,7 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
         raise NotImplementedError
 
     before = asyncio.all_tasks()
-    transport = AsgiTransport(never, drop, Encoding.JSON)
+    transport = AsgiTransport(never, drop, Encoding.JSON, Traffic())
     task = asyncio.create_task(transport.run(Receiver()))
     await asyncio.sleep(0)
     task.cancel()
