@@ -191,44 +191,51 @@ class Audience(Crowd):
         receive = self.by_number(connection.socket.recv_into for connection in self.by_fd.values())
         # Where messages have one size, a frame of another one holds more, or parts.
         first_byte, unit = FIN | self.order.conversation.opcode, self.order.conversation.unit_bytes
-        subscribers, units, seen, wait_s = len(self.subscribers), 0, 0, 0.05
+        subscribers, units, wait_s = len(self.subscribers), 0, 0.05
         published_at: list[float] = []
         delivered = [0] * len(receive)
         latencies: list[float] = []
         began = now = progress = clock()
         end = began + seconds
         while now < end or units < len(published_at) * subscribers:
+            # How far to read before anything else is to be done: to the next publication, or to the last delivery.
+            until = len(published_at) * subscribers
             if now < end:
                 wanted = int((now - began) * rate_per_s) + 1 if rate_per_s else units // subscribers + outstanding
-                while len(published_at) < wanted:
-                    published_at.append(clock())
-                    self.publisher.send_bytes(next(self.publications))
+                self._publish(wanted - len(published_at), published_at)
+                until = units + 1 if rate_per_s else (len(published_at) - outstanding + 1) * subscribers
             if rate_per_s:
                 # In whole milliseconds, as epoll counts, and never beyond the next publication.
                 wait_s = max(int((began + len(published_at) / rate_per_s - clock()) * 1e3), 0) / 1e3
-            for fd, _ in poll(wait_s, EVENTS):
-                size = receive[fd](buffer)
-                if (
-                    buffer[1] == 126
-                    and whole[fd]
-                    and (buffer[2] << 8 | buffer[3]) + 4 == size
-                    and buffer[0] == first_byte
-                    and (not unit or size == unit + 4)
-                ):
-                    messages = 1
-                else:
-                    messages = count(fd, size)
-                units += messages
-                if rate_per_s:
-                    at, first = clock(), delivered[fd]
-                    delivered[fd] = first + messages
-                    latencies += [at - sent for sent in published_at[first : first + messages]]
+            while units < until and (ready := poll(wait_s, EVENTS)):
+                for fd, _ in ready:
+                    size = receive[fd](buffer)
+                    if (
+                        buffer[1] == 126
+                        and whole[fd]
+                        and (buffer[2] << 8 | buffer[3]) + 4 == size
+                        and buffer[0] == first_byte
+                        and (not unit or size == unit + 4)
+                    ):
+                        messages = 1
+                    else:
+                        messages = count(fd, size)
+                    units += messages
+                    if rate_per_s:
+                        at, first = clock(), delivered[fd]
+                        delivered[fd] = first + messages
+                        latencies += [at - sent for sent in published_at[first : first + messages]]
             now = clock()
-            if units != seen:
-                seen, progress = units, now
+            if units >= until:
+                progress = now
             elif now - progress > STALLED_S:
                 break
         return Tally(len(published_at) * subscribers, units, latencies)
+
+    def _publish(self, count: int, published_at: list[float]) -> None:
+        for _ in range(count):
+            published_at.append(clock())
+            self.publisher.send_bytes(next(self.publications))
 
 
 class Callers(Crowd):
