@@ -85,7 +85,7 @@ def bars(panel: Any, book: Book, row: Row) -> None:  # noqa: ANN401 - matplotlib
     panel.set_ylim(len(found) - 0.5, -0.7)
     panel.set_yticks(range(len(found)), list(found))
     panel.set_xlabel(row.unit)
-    panel.set_title(row.short, loc="left")
+    panel.set_title(row.short, loc="left", pad=14)
 
 
 def strictest(book: Book, row: Row) -> float | None:
