@@ -17,6 +17,8 @@ from workloads import GATEWAY, ROWS, Goal, Row
 
 SATURATED = 0.97
 SERVED_OUT = 0.95
+QUIET = 0.1
+"""What kernel threads and the like take of a core; more is somebody else's work, and slows both sides."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -42,6 +44,11 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether the generator was the bottleneck: busy throughout, while the server was not."""
         outcome = self.outcome
         return outcome is not None and outcome.generator_busy > SATURATED and outcome.server_busy < SERVED_OUT
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else ran on the machine meanwhile."""
+        return self.outcome is not None and self.outcome.others_busy > QUIET
 
 
 class Book(msgspec.Struct, frozen=True):

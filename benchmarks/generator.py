@@ -26,11 +26,13 @@ from typing import TypeVar, assert_never
 import msgspec
 from client_connection import FIN, ClientConnection, ConnectionFailedError, upgrade_request
 from orders import Await, Connect, Exchange, FanOut, Order, Outcome, Send
-from process_figures import cpu_us, resident_kb
+from process_figures import all_cores_us, cpu_us, resident_kb
 
 EVENTS = 256
 """Sockets that one look at epoll gives at most."""
 OPENING_S = 60.0
+PATIENCE_S = 0.05
+"""Without anything to read for so long, it looks whether something else is due."""
 STALLED_S = 3.0
 """Without a message for so long, what is still missing counts as lost."""
 SETTLE_S = 0.3
@@ -56,20 +58,22 @@ class Tally:
 
 @dataclass(slots=True)
 class Meter:
-    """Processor time of the server and of this process, between two moments."""
+    """Processor time of the server, of this process, and of everything on the machine, between two moments."""
 
     pid: int
     seconds: float = 0.0
     server_us: float = 0.0
     own_us: float = 0.0
+    all_us: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Measure what happens inside."""
-        own, server, began = time.process_time(), cpu_us(self.pid), clock()
+        own, all_cores, server, began = time.process_time(), all_cores_us(), cpu_us(self.pid), clock()
         yield
         self.seconds = clock() - began
         self.server_us = cpu_us(self.pid) - server
+        self.all_us = all_cores_us() - all_cores
         self.own_us = (time.process_time() - own) * 1e6
 
     def outcome(self, units: int, lost: int = 0, p99_ms: float | None = None, idle_kb: float | None = None) -> Outcome:
@@ -80,6 +84,7 @@ class Meter:
             cpu_us=self.server_us / max(units, 1),
             server_busy=self.server_us / 1e6 / self.seconds,
             generator_busy=self.own_us / 1e6 / self.seconds,
+            others_busy=max(0.0, self.all_us - self.server_us - self.own_us) / 1e6 / self.seconds,
             lost=lost,
             p99_ms=p99_ms,
             idle_kb=idle_kb,
@@ -191,7 +196,7 @@ class Audience(Crowd):
         receive = self.by_number(connection.socket.recv_into for connection in self.by_fd.values())
         # Where messages have one size, a frame of another one holds more, or parts.
         first_byte, unit = FIN | self.order.conversation.opcode, self.order.conversation.unit_bytes
-        subscribers, units, wait_s = len(self.subscribers), 0, 0.05
+        subscribers, units, seen = len(self.subscribers), 0, 0
         published_at: list[float] = []
         delivered = [0] * len(receive)
         latencies: list[float] = []
@@ -199,14 +204,15 @@ class Audience(Crowd):
         end = began + seconds
         while now < end or units < len(published_at) * subscribers:
             # How far to read before anything else is to be done: to the next publication, or to the last delivery.
-            until = len(published_at) * subscribers
-            if now < end:
-                wanted = int((now - began) * rate_per_s) + 1 if rate_per_s else units // subscribers + outstanding
-                self._publish(wanted - len(published_at), published_at)
-                until = units + 1 if rate_per_s else (len(published_at) - outstanding + 1) * subscribers
-            if rate_per_s:
+            until, wait_s = len(published_at) * subscribers, PATIENCE_S
+            if now < end and rate_per_s:
+                self._publish(int((now - began) * rate_per_s) + 1 - len(published_at), published_at)
                 # In whole milliseconds, as epoll counts, and never beyond the next publication.
                 wait_s = max(int((began + len(published_at) / rate_per_s - clock()) * 1e3), 0) / 1e3
+                until = units + 1
+            elif now < end:
+                self._publish(units // subscribers + outstanding - len(published_at), published_at)
+                until = (len(published_at) - outstanding + 1) * subscribers
             while units < until and (ready := poll(wait_s, EVENTS)):
                 for fd, _ in ready:
                     size = receive[fd](buffer)
@@ -226,8 +232,8 @@ class Audience(Crowd):
                         delivered[fd] = first + messages
                         latencies += [at - sent for sent in published_at[first : first + messages]]
             now = clock()
-            if units >= until:
-                progress = now
+            if units != seen:
+                seen, progress = units, now
             elif now - progress > STALLED_S:
                 break
         return Tally(len(published_at) * subscribers, units, latencies)
@@ -263,7 +269,7 @@ class Callers(Crowd):
         end = now + seconds
         while units < asked:
             due = []
-            for fd, _ in poll(0.05, EVENTS):
+            for fd, _ in poll(PATIENCE_S, EVENTS):
                 size = receive[fd](buffer)
                 # One look at each read: a refusal would come again and again, and be seen.
                 if buffer.find(reply, 0, size) < 0:

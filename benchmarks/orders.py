@@ -108,6 +108,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
         cpu_us: Of all threads of the server, for each.
         server_busy: The share of one core that the server took.
         generator_busy: The same of the generator.
+        others_busy: The same of everything else on the machine, and of other machines on its hardware as far as they are told of.
         lost: Units that should have come and did not.
         p99_ms: Latency of delivery that 99 of 100 stay below, where the pace was given.
         idle_kb: Resident memory that each connection added (1,024 bytes).
@@ -118,6 +119,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu_us: float
     server_busy: float
     generator_busy: float
+    others_busy: float = 0.0
     lost: int = 0
     p99_ms: float | None = None
     idle_kb: float | None = None

@@ -18,6 +18,8 @@ OURS, THEIRS, GOAL = "#0b6e4f", "#9aa5b1", "#c1121f"
 PANEL_WIDTH, BAR_HEIGHT, PANEL_MARGIN = 6.0, 0.32, 0.9  # inches
 OVERFLOW = 4.0
 """A bar so many times as long as the middle one is cut off, or the others could not be told apart."""
+LONGEST = 1.4
+"""What a panel shows beyond its longest bar: room for a spread."""
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 10.0,
@@ -58,24 +60,21 @@ def draw(book: Book, folder: Path) -> list[Path]:
 def bars(panel: Any, book: Book, row: Row) -> None:  # noqa: ANN401 - matplotlib's axes
     """Draw one row: a bar for each contender, the gateway's on top."""
     found = {name: figure for name in book.contenders if (figure := book.figure(row, name))}
-    middle = statistics.median(figure.median for figure in found.values())
-    shown = [figure.most for figure in found.values() if figure.median <= OVERFLOW * middle]
-    limit = max(shown) * 1.2
+    medians = [figure.median for figure in found.values()]
+    limit = LONGEST * max(median for median in medians if median <= OVERFLOW * statistics.median(medians))
     for place, (name, figure) in enumerate(found.items()):
-        length = min(figure.median, limit)
-        panel.barh(place, length, color=OURS if name == GATEWAY else THEIRS, height=0.7)
-        end = length
-        if figure.median <= limit:
-            panel.plot([figure.least, figure.most], [place, place], color="black", linewidth=1)
-            end = max(length, figure.most)
         cut = figure.median > limit
+        panel.barh(place, min(figure.median, limit), color=OURS if name == GATEWAY else THEIRS, height=0.7)
+        if not cut:
+            panel.plot([figure.least, figure.most], [place, place], color="black", linewidth=1)
         panel.annotate(
             f"{number(figure.median)} …" if cut else number(figure.median),
-            (end, place),
+            (limit if cut else min(max(figure.most, figure.median), limit), place),
             xytext=(-4 if cut else 4, 0),
             textcoords="offset points",
             va="center",
             ha="right" if cut else "left",
+            annotation_clip=False,
         )
     goal = strictest(book, row)
     if goal is not None and goal <= limit:

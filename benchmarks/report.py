@@ -38,8 +38,17 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def figures(book: Book) -> str:
     """Write the medians and their spread."""
     names = list(book.contenders)
-    rows = [[row.title, row.unit, *(cell(book.figure(row, name), name) for name in names)] for row in book.rows()]
-    return table(["workload", "unit", *names], rows)
+    rows = [
+        [row.title, row.unit, *(cell(book.figure(row, name), name) for name in names), busy(book, row)]
+        for row in book.rows()
+    ]
+    return table(["workload", "unit", *names, "the generator's core"], rows)
+
+
+def busy(book: Book, row: Row) -> str:
+    """Write how busy the generator was, from its easiest run to its hardest."""
+    shares = [run.outcome.generator_busy for run in book.runs if run.load == row.load and run.outcome]
+    return f"{min(shares):.0%} to {max(shares):.0%}" if shares else NOTHING
 
 
 def cell(figure: Figure | None, name: str) -> str:
@@ -90,6 +99,11 @@ def notes(book: Book) -> list[str]:
         )
     if any(run.outcome.lost for run in runs if run.outcome):
         lines.append("‡ In at least one run messages were still missing 3 s after the last one that came.")
+    disturbed = sum(run.disturbed for run in runs)
+    if disturbed:
+        lines.append(
+            f"The machine was not quiet: in {disturbed} of {len(runs)} runs something else took over a tenth of a core."
+        )
     titles = {row.load: row.title for row in reversed(ROWS)}
     lines += [
         f"{run.contender}, {titles.get(run.load, 'a load of an earlier release')}, round {run.round}: {run.failure}."
@@ -110,18 +124,16 @@ def summary(book: Book) -> str:
 def render(book: Book) -> str:
     """Write the whole report."""
     machine = book.machine
-    busiest = max((run.outcome.generator_busy for run in book.runs if run.outcome), default=0.0)
     where = (
         f"Measured on {book.measured_on}: {machine.processor}, {machine.cores} cores, Linux {machine.kernel}, Python"
-        f" {machine.python}; {book.rounds} rounds, {book.seconds:g} s a run. The generator took at most"
-        f" {busiest:.0%} of its core. {summary(book)[0].upper()}{summary(book)[1:]}."
+        f" {machine.python}; {book.rounds} rounds, {book.seconds:g} s a run. {summary(book)}."
     )
     plots = {row.plot: None for row in book.rows()}
     return "\n\n".join(
         [
             where,
             table(["contender", "release"], [[name, version] for name, version in book.contenders.items()]),
-            "### Figures\n\nThe median, and below it the lowest and the highest run.",
+            "### Figures\n\nThe median, and below it the lowest and the highest run; last, how busy the load generator was.",
             figures(book),
             "### Ratios and goals\n\nWhat the gateway takes of what the peer takes: below 1 it takes less.",
             ratios(book),
