@@ -31,13 +31,14 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One fresh server under one load."""
+    """One fresh server under one load; `repeats` tells how often it was disturbed and made anew before this one counted."""
 
     round: int
     contender: str
     load: Load
     outcome: Outcome | None = None
     failure: str = ""
+    repeats: int = 0
 
     @property
     def saturated(self) -> bool:

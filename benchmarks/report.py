@@ -99,10 +99,11 @@ def notes(book: Book) -> list[str]:
         )
     if any(run.outcome.lost for run in runs if run.outcome):
         lines.append("‡ In at least one run messages were still missing 3 s after the last one that came.")
-    disturbed = sum(run.disturbed for run in runs)
-    if disturbed:
+    repeated, disturbed = sum(run.repeats for run in runs), sum(run.disturbed for run in runs)
+    if repeated or disturbed:
         lines.append(
-            f"The machine was not quiet: in {disturbed} of {len(runs)} runs something else took over a tenth of a core."
+            f"The machine was not quiet: {repeated} runs were made anew because something else took over a tenth of a core"
+            f" meanwhile, and {disturbed} of the {len(runs)} that count were disturbed so all the same."
         )
     titles = {row.load: row.title for row in reversed(ROWS)}
     lines += [

@@ -82,6 +82,28 @@ def test_a_run_that_fails_is_kept_as_such_and_the_others_go_on(capsys: pytest.Ca
     ]
 
 
+@pytest.mark.parametrize(
+    ("others", "calls", "counts"), [([0.0], 1, 0.0), ([0.4, 0.1], 2, 0.1), ([0.4, 0.5, 0.6], 3, 0.6)]
+)
+def test_a_disturbed_run_is_made_anew_but_not_for_ever(
+    others: list[float], calls: int, counts: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = iter(others)
+
+    def measured(contender: object, load: Load) -> Outcome:
+        del contender, load
+        return Outcome(units=1, seconds=1.0, cpu_us=2.5, server_busy=1.0, generator_busy=0.5, others_busy=next(left))
+
+    made: list[Run] = []
+    run_all(list(planned(ROWS[:1], CONTENDERS[:1], 1)), made, measured)
+
+    [run] = made
+    assert run.outcome is not None
+    assert (run.outcome.others_busy, run.repeats, run.disturbed) == (counts, calls - 1, counts > 0.1)
+    assert next(left, None) is None
+    assert "2.50 µs a delivery" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ContenderError])
 def test_no_process_outlives_its_run(tmp_path: Path, interruption: type[BaseException]) -> None:
     script = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
