@@ -123,9 +123,9 @@ image: $(DEV_STAMP) ## the container image, built and run without an engine (Deb
 
 # ---------------------------------------------------------------------------------------------- measure
 
-# With ONLY or QUICK the report is printed and the page stays as it is; every run is kept either way.
+# With ONLY or QUICK the report is printed and the page stays as it is; the runs are kept either way, in files of their own.
 bench: $(BENCH_STAMP) ## the gateway against its peers, into docs/performance.md (RUNS=5, ONLY=text, QUICK=1)
-	$(BIN)/python benchmarks/bench.py --json $(VENV)/bench/runs.json $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick) $(if $(CHECK),--check)
+	$(BIN)/python benchmarks/bench.py --json $(VENV)/bench/$(if $(ONLY)$(QUICK),part,runs).json $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick) $(if $(CHECK),--check)
 
 soak: $(RUN_STAMP) ## clients come and go for SECONDS (600): is everything given back?
 	$(BIN)/python benchmarks/soak.py --seconds $(or $(SECONDS),600)

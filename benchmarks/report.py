@@ -127,7 +127,7 @@ def render(book: Book) -> str:
     machine = book.machine
     where = (
         f"Measured on {book.measured_on}: {machine.processor}, {machine.cores} cores, Linux {machine.kernel}, Python"
-        f" {machine.python}; {book.rounds} rounds, {book.seconds:g} s a run. {summary(book)}."
+        f" {machine.python}; {book.rounds} round{'s' if book.rounds > 1 else ''}, {book.seconds:g} s a run. {summary(book)}."
     )
     plots = {row.plot: None for row in book.rows()}
     return "\n\n".join(
