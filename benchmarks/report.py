@@ -102,8 +102,8 @@ def notes(book: Book) -> list[str]:
     repeated, disturbed = sum(run.repeats for run in runs), sum(run.disturbed for run in runs)
     if repeated or disturbed:
         lines.append(
-            f"The machine was not quiet: {repeated} runs were made anew because something else took over a tenth of a core"
-            f" meanwhile, and {disturbed} of the {len(runs)} that count were disturbed so all the same."
+            f"The machine was not quiet: something else took over a tenth of a core in {disturbed} of these {len(runs)} runs,"
+            f" and in {repeated} more that were made anew for it."
         )
     titles = {row.load: row.title for row in reversed(ROWS)}
     lines += [
