@@ -4,7 +4,6 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV ?= .venv
 JOBS ?= 2
-SECONDS ?= 60
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -14,13 +13,14 @@ UV_VERSION := 0.13.8
 RUN_STAMP := $(VENV)/.stamp-run
 DEV_STAMP := $(VENV)/.stamp-dev
 FUZZ_STAMP := $(VENV)/.stamp-fuzz
+BENCH_STAMP := $(VENV)/.stamp-bench
 
 # What looks at the dependencies stands apart from them: its own are many, and one of them is pip.
 AUDIT := $(VENV)-audit
 AUDIT_STAMP := $(AUDIT)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types floors core suite policy cover chart cluster fuzz e2e image lock sbom audit clean
+.PHONY: help run test lint types floors core suite policy cover chart cluster fuzz e2e image bench soak lock sbom audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ $(DEV_STAMP): requirements-dev.lock requirements-build.lock pyproject.toml
 
 $(FUZZ_STAMP): requirements-fuzz.lock $(DEV_STAMP)
 	@$(PIP) install --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
+$(BENCH_STAMP): requirements-bench.lock $(DEV_STAMP)
+	@echo "installing what the gateway is measured against into $(VENV) (once; again when requirements-bench.lock changes)"
+	@$(PIP) install --require-hashes -r requirements-bench.lock
 	@touch $@
 
 $(AUDIT_STAMP): requirements-audit.lock
@@ -102,7 +107,7 @@ cluster: $(DEV_STAMP) ## the chart on a real Kubernetes API server, which Go bui
 	CLUSTER="$$programs" HELM="$$(command -v helm)" $(BIN)/pytest tests/helm/test_chart_cluster.py
 
 fuzz: $(FUZZ_STAMP) ## coverage-guided fuzzing of the frame parser for SECONDS (60)
-	$(BIN)/python tests/fuzz/fuzz_frames.py -max_total_time=$(SECONDS)
+	$(BIN)/python tests/fuzz/fuzz_frames.py -max_total_time=$(or $(SECONDS),60)
 
 e2e: $(DEV_STAMP) ## the try page in a real Chromium
 	@chromium=$$(sh .ci/chromium); status=$$?; \
@@ -115,6 +120,15 @@ image: $(DEV_STAMP) ## the container image, built and run without an engine (Deb
 	if [ $$status -eq 3 ]; then echo "image skipped: nothing to build it with here, and no way to install it"; exit 0; fi; \
 	if [ $$status -ne 0 ]; then exit $$status; fi; \
 	$(BIN)/pytest tests/container -m container
+
+# ---------------------------------------------------------------------------------------------- measure
+
+# With ONLY or QUICK the report is printed and the page stays as it is; the runs are kept either way, in files of their own.
+bench: $(BENCH_STAMP) ## the gateway against its peers, into docs/performance.md (RUNS=5, ONLY=text, QUICK=1)
+	$(BIN)/python benchmarks/bench.py --json $(VENV)/bench/$(if $(ONLY)$(QUICK),part,runs).json $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick) $(if $(CHECK),--check)
+
+soak: $(RUN_STAMP) ## clients come and go for SECONDS (600): is everything given back?
+	$(BIN)/python benchmarks/soak.py --seconds $(or $(SECONDS),600)
 
 # ---------------------------------------------------------------------------------------------- keep
 
@@ -129,6 +143,7 @@ lock: $(BIN)/python ## resolve the dependencies anew into the locks (UPGRADE=1 t
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	printf "atheris>=3,<3.1; python_version < '3.12'\natheris>=3.1; python_version >= '3.12' and python_version < '3.14'\n" | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-fuzz.lock
 	printf 'cyclonedx-bom>=7.5\npip-audit>=2.10\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-audit.lock
+	printf 'matplotlib>=3.11\nnats-server-bin>=2.15\npython-socketio>=5.18\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-bench.lock
 	printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - --constraint requirements-dev.lock --output-file requirements-build.lock
 
 sbom: $(AUDIT_STAMP) ## the bill of materials of what runs (CycloneDX), in dist/

@@ -22,6 +22,7 @@ LOCKS = (
     "requirements-build.lock",
     "requirements-fuzz.lock",
     "requirements-audit.lock",
+    "requirements-bench.lock",
 )
 
 
