@@ -160,8 +160,9 @@ class OpenWire(asyncio.Protocol):
         self._text = True
         self._reads = config.reads[Encoding.JSON]
         self._descriptor = _plain_descriptor(transport)
-        self._free = self._descriptor >= 0  # whether octets may go to the socket directly
         transport.set_write_buffer_limits(high=0)
+        # Whether octets may go to the socket directly. An answer to an earlier request may wait still, and was told to another.
+        self._free = self._descriptor >= 0 and not transport.get_write_buffer_size()
         self._parser: WireParser | None = None
         self._reaper: asyncio.TimerHandle | None = None
         self._pong_due: bytes | None = None
@@ -259,6 +260,8 @@ class OpenWire(asyncio.Protocol):
         if self._state is not _State.OPEN:
             return
         self.write(close_frame(code, reason.encode()))
+        if not self._reads_on():
+            return  # nobody was there any more
         self._close_code = code
         self._stop_sending(_State.CLOSING)
         # From now on, whatever the peer does: one that reads nothing would never let the close frame out.
@@ -335,8 +338,8 @@ class OpenWire(asyncio.Protocol):
         self._tell_lost()
 
     def _take_what_came(self) -> None:
-        """Let what came in this turn count before the end that came in it, too."""
-        if self.plain and self.unread:
+        """Let what came in this turn count before the end that came in it, too: over TLS one segment may hold both."""
+        while (self.unread or self._events is not None) and not self._paused and self._reads_on():
             self._reads.run()
 
     def shutdown(self) -> None:
@@ -387,11 +390,11 @@ class OpenWire(asyncio.Protocol):
 
     def _follow(self, events: Iterator[WireEvent]) -> None:
         """Act on what the parser finds; what is not looked at in this turn stays in `_events`."""
-        messages = 0
+        frames = 0
         try:
             for event in events:
+                frames += 1
                 if isinstance(event, Message):
-                    messages += 1
                     self._take_message(event)
                 elif isinstance(event, Ping):
                     self._pong(event.payload)
@@ -399,7 +402,7 @@ class OpenWire(asyncio.Protocol):
                     self._peer_closed(event)
                 if not self._reads_on():
                     return
-                if self._paused or messages == TURN_MESSAGES:
+                if self._paused or frames == TURN_MESSAGES:
                     self._events = events
                     if not self._paused:
                         self._wait_a_turn()
