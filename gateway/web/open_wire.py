@@ -110,6 +110,7 @@ class OpenWire(asyncio.Protocol):
         connections: Where uvicorn finds what it has to end.
         transport: The socket.
         window_bits: The window of permessage-deflate, or None where that is not agreed on.
+        head: What the peer is sent before the first frame, and in one write with it.
         early: What has come already.
     """
 
@@ -120,6 +121,7 @@ class OpenWire(asyncio.Protocol):
         "_descriptor",
         "_events",
         "_free",
+        "_head",
         "_held",
         "_parser",
         "_paused",
@@ -147,6 +149,7 @@ class OpenWire(asyncio.Protocol):
         connections: set[object],
         transport: asyncio.Transport,
         window_bits: int | None,
+        head: bytes,
         early: bytes,
     ) -> None:
         self._config = config
@@ -160,7 +163,8 @@ class OpenWire(asyncio.Protocol):
         self._text = True
         self._reads = config.reads[Encoding.JSON]
         self._descriptor = _plain_descriptor(transport)
-        self._free = self._descriptor >= 0  # whether octets may go to the socket directly
+        self._head = head
+        self._free = False  # whether octets may go to the socket directly
         transport.set_write_buffer_limits(high=0)
         self._parser: WireParser | None = None
         self._reaper: asyncio.TimerHandle | None = None
@@ -215,6 +219,11 @@ class OpenWire(asyncio.Protocol):
 
     def _queue(self, octets: bytes) -> None:
         """Leave octets to the transport, which sends them when the peer reads."""
+        if self._head:
+            octets, self._head = self._head + octets, b""
+            self._free = self._descriptor >= 0
+            self.write(octets)
+            return
         transport, receiver = self.transport, self.receiver
         transport.write(octets)
         if receiver is not None and transport.get_write_buffer_size() > receiver.max_buffered_bytes:
