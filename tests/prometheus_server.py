@@ -65,6 +65,19 @@ class Prometheus:
         return targets
 
 
+async def _listening(said_by_it: asyncio.StreamReader) -> str:
+    """Give the address of one that is ready; which of the two it says first is up to it."""
+    said = ""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            line = await said_by_it.readline()
+            assert line, said
+            said += line.decode()
+            found = re.search(r'msg="Listening on" address=(\S+)', said)
+            if found is not None and "ready to receive web requests" in said:
+                return found[1]
+
+
 @contextlib.asynccontextmanager
 async def run_prometheus(scrapes: Sequence[Mapping[str, object]], rules: Path = RULES) -> AsyncIterator[Prometheus]:
     """Run one that scrapes twice a second and evaluates the rules every second."""
@@ -86,19 +99,14 @@ async def run_prometheus(scrapes: Sequence[Mapping[str, object]], rules: Path = 
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stderr is not None
-        said = ""
-        async with asyncio.timeout(WAIT_S):
-            while "ready to receive web requests" not in said:
-                line = await process.stderr.readline()
-                assert line, said
-                said += line.decode()
-        rest = asyncio.create_task(process.stderr.read())
-        found = re.search(r'msg="Listening on" address=(\S+)', said)
-        assert found is not None, said
+        rest: asyncio.Task[bytes] | None = None
         try:
-            async with httpx.AsyncClient(base_url=f"http://{found[1]}", timeout=WAIT_S) as http:
+            address = await _listening(process.stderr)
+            rest = asyncio.create_task(process.stderr.read())
+            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=WAIT_S) as http:
                 yield Prometheus(http)
         finally:
             process.terminate()
             await process.wait()
-            await rest
+            if rest is not None:
+                await rest

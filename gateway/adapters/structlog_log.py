@@ -109,7 +109,7 @@ def _chain(render: Render) -> Callable[[object, str, EventDict], bytes]:
 
     def process(_: object, method: str, event_dict: EventDict) -> bytes:
         event = event_dict.pop("event")
-        return render(_line(str(event), method, event_dict))
+        return render(_line(event, method, event_dict))
 
     return process
 
@@ -117,7 +117,7 @@ def _chain(render: Render) -> Callable[[object, str, EventDict], bytes]:
 def _line(event: str, level: str, fields: Mapping[str, object]) -> dict[str, object]:
     """Put together what one line says, cleaned: event, level and time first, a traceback last, and nothing that is not known."""
     line: dict[str, object] = {
-        "event": clean_text(event),
+        "event": event if isinstance(event, Event) else clean_text(event),
         "level": level,
         "timestamp": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal
 
 import msgspec
+from cachetools import LRUCache
 from jose import jws
 from jose.backends.cryptography_backend import CryptographyECKey
 from jose.exceptions import JOSEError
@@ -29,6 +31,8 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068's media type, not a secret
 ALGORITHM = "ES256"
 
 LOOK_AGAIN_S = 0.1
+# Clients that come back all at once find their tokens here, without 90 µs of curve arithmetic each; about 2 KB an entry.
+MAX_PROVEN = 8192
 _PARTS = 3
 _KEY_INFO = "gateway.v1 token "
 
@@ -59,12 +63,17 @@ def _refuse(detail: str) -> HandshakeRefusedError:
 class JoseTokens:
     """`Tokens` by python-jose, with the keys of the key store.
 
+    What was proven is kept by the digest of the token's exact octets: a signature that held once holds as long as its key counts,
+    which is asked each time. Whatever else may have ended a token is not this one's to know. Refused tokens are not kept.
+
     Args:
         store: Where the keys are. `reload` reads them, once before anything else.
+        max_proven: How many proven tokens are kept.
     """
 
-    def __init__(self, store: KeyStore) -> None:
+    def __init__(self, store: KeyStore, max_proven: int = MAX_PROVEN) -> None:
         self._store = store
+        self._proven: LRUCache[bytes, ProvenToken] = LRUCache(max_proven)
         self._keys: Mapping[str, _Key] = {}
         self._active = ""
         self._looked_at = float("-inf")
@@ -135,6 +144,16 @@ class JoseTokens:
             UnknownKeyError: `invalid_token`, for no key of its `kid`.
             HandshakeRefusedError: `invalid_token`.
         """
+        if len(token) > MAX_TOKEN_BYTES:
+            raise _refuse("longer than a token may be")
+        octets = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        proven = self._proven.get(octets)
+        if proven is None or proven.kid not in self._keys:
+            self._proven.pop(octets, None)
+            proven = self._proven[octets] = self._verify(token)
+        return proven
+
+    def _verify(self, token: str) -> ProvenToken:
         header = _read_header(token)
         key = self._keys.get(header.kid)
         if key is None:
@@ -144,7 +163,7 @@ class JoseTokens:
         except (JOSEError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise _refuse(f"signature: {type(error).__name__}") from None
         claims, own = read_claims(payload)
-        return ProvenToken(claims, own, payload, key.kid)
+        return ProvenToken(claims, own, payload, key.kid, _derive(key, claims.jti))
 
     def signing_key(self, kid: str, jti: str) -> bytes | None:
         """Derive the key behind signed frames; None where the key store no longer has `kid`."""
@@ -162,8 +181,6 @@ def _read_header(token: str) -> _Header:
     base64 has up to sixteen spellings of the same last octet, and python-jose takes them all, with padding and junk: two
     spellings of one token must not be two tokens to a cache, a log or a revocation.
     """
-    if len(token) > MAX_TOKEN_BYTES:
-        raise _refuse("longer than a token may be")
     parts = token.split(".")
     if len(parts) != _PARTS:
         raise _refuse("not three parts")

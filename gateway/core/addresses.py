@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # A site gets a /64 at least (RFC 6177), so that one host owns 2^64 addresses: counting them singly would count nothing.
 _IPV6_SITE_BITS = 64
+# With brackets, port and a zone; what is longer is none, and not kept.
+_MAX_ADDRESS_CHARS = 80
+_ADDRESSES_KEPT = 4096
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 
 
 def parse_address(text: str) -> Address | None:
     """Read one address, with or without brackets, port and zone, IPv4-mapped IPv6 as IPv4; None where it is none."""
     text = text.strip()
+    return None if len(text) > _MAX_ADDRESS_CHARS else _parse(text)
+
+
+@lru_cache(_ADDRESSES_KEPT)  # a handshake asks four times, and reconnecting clients again
+def _parse(text: str) -> Address | None:
     if text.startswith("["):
         text, bracket, port = text[1:].partition("]")
         if not bracket or not _is_port_suffix(port):
@@ -98,6 +107,11 @@ def client_scheme(peer: str, scheme: str, forwarded_proto: Iterable[str], truste
 
 def address_key(address: str) -> str:
     """Give the key that limits by address count under: IPv4 as it is, IPv6 by /64, anything else unchanged."""
+    return address if len(address) > _MAX_ADDRESS_CHARS else _key(address)
+
+
+@lru_cache(_ADDRESSES_KEPT)
+def _key(address: str) -> str:
     parsed = parse_address(address)
     if parsed is None:
         return address

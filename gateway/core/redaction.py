@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 REDACTED = "[redacted]"
 
@@ -19,6 +20,7 @@ MAX_ITEMS = 64
 MAX_DEPTH = 6
 # What is longer is cut before anyone looks for secrets in it.
 _MAX_SEARCHED_CHARS = 65_536
+_MAX_NAME_CHARS = 64
 _MAX_INTEGER = 2**63 - 1
 
 _NAMES = (
@@ -55,8 +57,8 @@ _FIELD_ENDINGS = ("_password", "_secret", "_token", "_ticket", "_signing_key", "
 # Longer names first, so that `secret_key_previous` is not taken for `secret` and left standing from there on.
 _NAME = "(?:" + "|".join(name.replace("_", "[_-]") for name in sorted(_NAMES, key=len, reverse=True)) + ")"
 
-# A short word without a dot, a space or an assignment can match no pattern below: most fields are such words.
-_WORD = re.compile(r"[A-Za-z0-9_:/|+~-]{0,39}")
+# A short word without a dot, a space or an assignment can match no pattern below, nor can an IPv4 address: most fields are such.
+_WORD = re.compile(r"[A-Za-z0-9_:/|+~-]{0,39}|[0-9.]{0,15}")
 
 # One look tells for nearly every other text that there is nothing to do: each pattern below needs one of these.
 _SUSPICIOUS = re.compile(
@@ -103,6 +105,11 @@ _UNPRINTABLE_IN_TRACE = re.compile(
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a field of this name holds a secret whatever its value looks like."""
+    return _is_secret(name) if len(name) <= _MAX_NAME_CHARS else _is_secret.__wrapped__(name)
+
+
+@lru_cache(1024)  # the same few names stand in every line
+def _is_secret(name: str) -> bool:
     plain = name.lower().replace("-", "_")
     return plain in _FIELD_NAMES or plain.endswith(_FIELD_ENDINGS)
 

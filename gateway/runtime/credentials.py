@@ -68,7 +68,9 @@ class AccountCredentials:
         """
         proven = await self._prove(token)
         principal = await self._principal(proven.claims, proven.own, proven.kid, now)
-        return VerifiedCredential(principal, self._signing_key(proven.claims, proven.kid))
+        if not self._tokens.knows(proven.kid):
+            raise _dropped_key(proven.claims)
+        return VerifiedCredential(principal, proven.signing_key)
 
     async def redeem_ticket(self, ticket: str, origin: str | None, now: float) -> VerifiedCredential:
         """Spend a ticket; it is spent when it is looked up.
@@ -135,7 +137,7 @@ class AccountCredentials:
     def _signing_key(self, claims: AccessClaims, kid: str) -> bytes:
         key = self._tokens.signing_key(kid, claims.jti)
         if key is None:
-            raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "its key has been dropped", claims.sub)
+            raise _dropped_key(claims)
         return key
 
     async def _principal(self, claims: AccessClaims, own: Mapping[str, object], kid: str, now: float) -> Principal:
@@ -154,6 +156,10 @@ class AccountCredentials:
         if account is None:
             raise HandshakeRefusedError(Refusal.REVOKED_TOKEN, "the account has been deleted", claims.sub)
         return principal_of(claims, own, account, kid)
+
+
+def _dropped_key(claims: AccessClaims) -> HandshakeRefusedError:
+    return HandshakeRefusedError(Refusal.REVOKED_TOKEN, "its key has been dropped", claims.sub)
 
 
 def _stored(proven: ProvenToken, origin: str | None, now: float) -> StoredTicket:

@@ -189,12 +189,14 @@ class ProvenToken:
         own: The token's own claims beyond them.
         payload: The claims as they were signed.
         kid: The key that signed.
+        signing_key: What signed frames of its connections are signed with, before both nonces.
     """
 
     claims: AccessClaims
     own: Mapping[str, object]
     payload: bytes = field(repr=False)
     kid: str = ""
+    signing_key: bytes = field(default=b"", repr=False)
 
 
 class UnknownKeyError(HandshakeRefusedError):

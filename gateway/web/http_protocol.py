@@ -315,7 +315,9 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
         self.parser = None  # type: ignore[assignment] # it holds us, and we hold it
-        protocol.upgrade(Upgrade(target.path, target.query or b"", self.headers), early)
+        scheme = "wss" if self.scheme == "https" else "ws"
+        request = Upgrade(target.path, target.query or b"", self.headers, self.server, self.client, scheme)
+        protocol.upgrade(request, early)
 
     def on_response_complete(self) -> None:
         """Go on with what has waited for this response."""

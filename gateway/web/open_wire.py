@@ -110,6 +110,7 @@ class OpenWire(asyncio.Protocol):
         connections: Where uvicorn finds what it has to end.
         transport: The socket.
         window_bits: The window of permessage-deflate, or None where that is not agreed on.
+        head: What the peer is sent before the first frame, and in one write with it.
         early: What has come already.
     """
 
@@ -120,6 +121,7 @@ class OpenWire(asyncio.Protocol):
         "_descriptor",
         "_events",
         "_free",
+        "_head",
         "_held",
         "_parser",
         "_paused",
@@ -147,6 +149,7 @@ class OpenWire(asyncio.Protocol):
         connections: set[object],
         transport: asyncio.Transport,
         window_bits: int | None,
+        head: bytes,
         early: bytes,
     ) -> None:
         self._config = config
@@ -160,9 +163,10 @@ class OpenWire(asyncio.Protocol):
         self._text = True
         self._reads = config.reads[Encoding.JSON]
         self._descriptor = _plain_descriptor(transport)
+        self._head = head
+        # Whether octets may go to the socket directly; that what is said first does, `_queue` sees to.
+        self._free = False
         transport.set_write_buffer_limits(high=0)
-        # Whether octets may go to the socket directly. An answer to an earlier request may wait still, and was told to another.
-        self._free = self._descriptor >= 0 and not transport.get_write_buffer_size()
         self._parser: WireParser | None = None
         self._reaper: asyncio.TimerHandle | None = None
         self._pong_due: bytes | None = None
@@ -187,6 +191,8 @@ class OpenWire(asyncio.Protocol):
     def serve(self, receiver: Receiver) -> None:
         """Hand messages on from the next turn on; until then the peer may be sent a close that nothing early can overtake."""
         self.receiver = receiver
+        if self._head:
+            self.write(b"")  # there was no greeting to send it with
         self.plain = self._state is _State.OPEN
         self.resume_reading()
 
@@ -216,6 +222,12 @@ class OpenWire(asyncio.Protocol):
 
     def _queue(self, octets: bytes) -> None:
         """Leave octets to the transport, which sends them when the peer reads."""
+        if self._head:
+            octets, self._head = self._head + octets, b""
+            # An answer to an earlier request may wait still: that it does was told to another protocol than us.
+            self._free = self._descriptor >= 0 and not self.transport.get_write_buffer_size()
+            self.write(octets)
+            return
         transport, receiver = self.transport, self.receiver
         transport.write(octets)
         if receiver is not None and transport.get_write_buffer_size() > receiver.max_buffered_bytes:
@@ -228,7 +240,7 @@ class OpenWire(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Note that nothing waits any more."""
         if self._state is _State.OPEN:
-            self._free = self._descriptor >= 0
+            self._free = self._descriptor >= 0 and not self._head
             if self._pong_due is not None:
                 payload, self._pong_due = self._pong_due, None
                 self.write(control_frame(PONG, payload))

@@ -14,11 +14,17 @@ class Upgrade:
         raw_path: The path as it came, ASCII.
         query: The query as it came, ASCII.
         headers: All fields, names in lower case.
+        server: Address and port that the connection came to; None on a UNIX socket.
+        client: Address and port of the peer; None on a UNIX socket.
+        scheme: `ws`, or over TLS `wss`.
     """
 
     raw_path: bytes
     query: bytes
     headers: list[tuple[bytes, bytes]]
+    server: tuple[str, int | None] | None = None
+    client: tuple[str, int] | None = None
+    scheme: str = "ws"
 
     @property
     def path(self) -> str:

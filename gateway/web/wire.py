@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from starlette.types import Message, Scope
-from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import ClientDisconnected
 from websockets.exceptions import InvalidHeader
 from websockets.utils import accept_key
 
@@ -97,14 +97,14 @@ class WireProtocol(asyncio.Protocol):
         self._server_state.tasks.add(task)
 
     def _scope(self, request: Upgrade) -> Scope:
-        config, transport = self._config, self.transport
+        config = self._config
         return {
             "type": "websocket",
             "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
-            "scheme": "wss" if is_ssl(transport) else "ws",
-            "server": get_local_addr(transport),
-            "client": get_remote_addr(transport),
+            "scheme": request.scheme,
+            "server": request.server,
+            "client": request.client,
             "root_path": config.root_path,
             "path": config.root_path + request.path,
             "raw_path": config.root_path.encode("ascii") + request.raw_path,
@@ -167,7 +167,7 @@ class WireProtocol(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------ the answer
 
     def _accept(self, message: Message) -> None:
-        """Say that both sides speak WebSocket from here on, and let a wire do so."""
+        """Say that both sides speak WebSocket from here on, and let a wire do so; what it says first leaves in the same write."""
         request = cast("Upgrade", self._request)
         fields = [
             (b"upgrade", b"websocket"),
@@ -181,13 +181,11 @@ class WireProtocol(asyncio.Protocol):
         if self._extensions:
             fields.append((b"sec-websocket-extensions", self._extensions.encode("latin-1")))
         self._answered = True
-        self.transport.write(
-            b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n"
-        )
+        head = b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n"
         connections = self._server_state.connections
         connections.discard(self)
         wire = self.open_wire(
-            self._config, cast("set[object]", connections), self.transport, self._window_bits, bytes(self._early)
+            self._config, cast("set[object]", connections), self.transport, self._window_bits, head, bytes(self._early)
         )
         self.transport.set_protocol(wire)
         self._wire, self._request = wire, None

@@ -17,13 +17,14 @@ from jose import jws, jwt
 
 from gateway.adapters.account_store import DatabaseAccounts
 from gateway.adapters.key_store import SigningKey
-from gateway.adapters.tokens import MAX_TOKEN_BYTES
+from gateway.adapters.token_store import DatabaseRevocations
+from gateway.adapters.tokens import MAX_TOKEN_BYTES, JoseTokens
 from gateway.core.accounts import Account, AccountKind
 from gateway.core.claims import AccessClaims
 from gateway.core.errors import HandshakeRefusedError, Refusal
 from gateway.core.signing import hkdf_sha256
 from gateway.runtime.identity_ports import MintedToken
-from gateway.runtime.ports import VerifiedCredential
+from gateway.runtime.ports import Change, ChangeKind, VerifiedCredential
 
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -360,3 +361,95 @@ async def test_a_token_longer_than_any_of_ours_is_invalid_before_it_is_decoded(f
 async def test_a_token_of_another_gateways_key_is_invalid(forge: Forge) -> None:
     other = Forge(forge.kit, SigningKey("other", ec.generate_private_key(ec.SECP256R1()), b""), "g")
     assert await forge.refusal(other.token()) is Refusal.INVALID_TOKEN
+
+
+# ---------------------------------------------------------------------------------------------- proven before
+
+
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note every token whose signature is verified, by the real thing."""
+    verified: list[str] = []
+    verify = jws.verify
+
+    def noting(token: str, *arguments: object, **named: object) -> bytes:
+        verified.append(token)
+        return verify(token, *arguments, **named)
+
+    monkeypatch.setattr(jws, "verify", noting)
+    return verified
+
+
+async def test_a_token_is_proven_once_and_known_by_its_exact_octets(forge: Forge, proofs: list[str]) -> None:
+    token = minted(forge).token
+    first = await forge.verify(token)
+    assert await forge.verify(token) == first
+    assert proofs == [token]
+    for spelling in respelled(token):
+        assert await forge.refusal(spelling) is Refusal.INVALID_TOKEN, spelling
+    header, claims, signature = token.split(".")
+    raw = decode(signature)
+    for octet in range(len(raw)):
+        altered = raw[:octet] + bytes([raw[octet] ^ 1]) + raw[octet + 1 :]
+        assert await forge.refusal(f"{header}.{claims}.{encode(altered)}") is Refusal.INVALID_TOKEN
+
+
+async def test_a_refused_token_is_not_kept_and_takes_no_good_ones_place(forge: Forge, proofs: list[str]) -> None:
+    tokens = JoseTokens(forge.kit.identity.tokens._store, max_proven=1)
+    await tokens.reload()
+    good = minted(forge).token
+    tokens.prove(good)
+    bad = f"{good[:-8]}AAAAAAAA"
+    for _ in range(2):
+        with pytest.raises(HandshakeRefusedError):
+            tokens.prove(bad)
+    tokens.prove(good)
+    assert proofs == [good, bad, bad]
+
+
+async def test_of_more_tokens_than_are_kept_the_one_used_longest_ago_is_proven_anew(
+    forge: Forge, proofs: list[str]
+) -> None:
+    tokens = JoseTokens(forge.kit.identity.tokens._store, max_proven=2)
+    await tokens.reload()
+    a, b, c = (minted(forge, jti=jti).token for jti in "abc")
+    for token in (a, b, a, c, a, b):
+        assert tokens.prove(token).claims.jti == {a: "a", b: "b", c: "c"}[token]
+    assert proofs == [a, b, c, b]
+
+
+async def test_what_has_ended_a_token_counts_though_its_signature_was_proven(forge: Forge, proofs: list[str]) -> None:
+    now = forge.kit.clock.now
+    expiring, revoked, familiar, other = (
+        minted(forge, jti="e", exp=int(now) + 5).token,
+        minted(forge, jti="r").token,
+        minted(forge, jti="f", fam="family").token,
+        minted(forge, jti="o").token,
+    )
+    for token in (expiring, revoked, familiar, other):
+        await forge.verify(token)
+    revocations = DatabaseRevocations(forge.kit.identity.database)
+    for kind, issuer, key in (
+        (ChangeKind.TOKEN_REVOKED, ISSUER, "r"),
+        (ChangeKind.TOKEN_REVOKED, "https://another.example", "o"),
+        (ChangeKind.FAMILY_REVOKED, ISSUER, "family"),
+    ):
+        await revocations.revoke(Change(kind, key=key, issuer=issuer, at=now), now + 900)
+    forge.kit.clock.now += 6
+    assert await forge.refusal(expiring) is Refusal.EXPIRED_TOKEN
+    assert await forge.refusal(revoked) is Refusal.REVOKED_TOKEN
+    assert await forge.refusal(familiar) is Refusal.REVOKED_TOKEN
+    assert (await forge.verify(other)).principal.subject == "alice"
+    await forge.kit.identity.accounts.disable("alice")
+    assert await forge.refusal(other) is Refusal.REVOKED_TOKEN
+    assert len(proofs) == 4, "none was proven again"
+
+
+async def test_a_dropped_key_ends_tokens_that_were_proven_with_it(forge: Forge) -> None:
+    token = minted(forge).token
+    await forge.verify(token)
+    tokens = forge.kit.identity.tokens
+    await tokens._store.rotate(now=True)
+    await tokens.reload()
+    assert await forge.refusal(token) is Refusal.INVALID_TOKEN
+    assert await forge.refusal(token) is Refusal.INVALID_TOKEN

@@ -201,7 +201,7 @@ async def test_peer_that_pings_and_reads_nothing_fills_no_memory() -> None:
             raw.send(frame(0x89, b"%4d" % n * 30))
         raw.send(text("quiet"))
         await until(lambda: len(echo.messages) == 2)
-        assert protocol.transport.get_write_buffer_size() == sizes[-1], "no pong was put behind what is not read"
+        assert protocol.transport.get_write_buffer_size() <= sizes[-1], "no pong was put behind what is not read"
         frames = [await raw.frame() for _ in range(31)]
         pongs = [payload for first, payload in frames if first == 0x8A]
         assert pongs == [b"1999" * 30], "of the pings that came meanwhile the last is answered"
