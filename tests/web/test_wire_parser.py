@@ -595,6 +595,31 @@ def oracle(octets: bytes) -> tuple[list[WireEvent], int | None]:
     return events, int(protocol.close_sent.code)
 
 
+ZIPPED = st.one_of(
+    st.builds(compressed, TEXTS | st.binary(max_size=40) | st.just(bytes(LIMIT)) | st.just(bytes(LIMIT + 1))),
+    st.binary(max_size=12),
+)
+ZIPPED_STREAMS = st.lists(
+    FRAMES
+    | st.builds(
+        lambda first, payload, mask: frame(first, payload, mask=mask),
+        st.sampled_from([0xC1, 0xC2, 0x41, 0x42, 0x00, 0x80]),
+        ZIPPED,
+        MASKS,
+    ),
+    max_size=6,
+).map(b"".join)
+
+
+@settings(deadline=None, max_examples=500)
+@given(cut_up(STREAMS | ZIPPED_STREAMS), st.booleans())
+def test_arbitrary_octets_say_the_same_wherever_they_are_cut(parts: list[bytes], deflate: bool) -> None:  # noqa: FBT001 - a given value
+    whole = read(b"".join(parts), limit=LIMIT, inflates=deflate)
+
+    assert read(*parts, limit=LIMIT, inflates=deflate) == whole
+    assert read(*octet_by_octet(b"".join(parts)), limit=LIMIT, inflates=deflate) == whole
+
+
 FILLER = bytes(2 * LIMIT)
 """It completes the frame in hand, and is an unmasked one behind it: so whatever is wrong with a frame that is not there yet, which we
 find at once and `websockets` when it is, both have found in the end."""
