@@ -344,7 +344,7 @@ def _peer_close(payload: bytes) -> PeerClose:
         return PeerClose(None, b"")
     code, reason = int.from_bytes(payload[:2], "big"), payload[2:]
     private = _FIRST_PRIVATE_CODE <= code <= _LAST_PRIVATE_CODE
-    if len(payload) == 1 or not (code in _CLOSE_CODES or private):
+    if not (code in _CLOSE_CODES or private):  # as is that of a single octet
         raise WireError(Closes.PROTOCOL_ERROR)
     if not _is_utf8(reason):
         raise WireError(Closes.INVALID_UTF8)

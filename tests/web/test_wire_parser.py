@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import struct
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
@@ -272,8 +273,16 @@ def test_close_with_a_code_that_no_frame_may_hold_is_1002(code: int) -> None:
     assert read(close_frame(code)) == ([], Closes.PROTOCOL_ERROR)
 
 
-def test_close_of_one_octet_is_1002() -> None:
-    assert read(frame(0x88, b"\x03")) == ([], Closes.PROTOCOL_ERROR)
+def test_every_other_code_is_refused_and_no_more() -> None:
+    # RFC 6455, section 7.4, and of IANA's registry 1012 to 1014; from 3000 on they are anybody's.
+    sound = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
+
+    assert {code for code in range(65_536) if read(close_frame(code))[1] is None} == sound
+
+
+@pytest.mark.parametrize("octet", range(0, 256, 5))
+def test_close_of_one_octet_is_1002(octet: int) -> None:
+    assert read(frame(0x88, bytes((octet,)))) == ([], Closes.PROTOCOL_ERROR)
 
 
 @pytest.mark.parametrize("reason", [b"\xff", b"bye\xc3", b"\xed\xa0\x80"])
@@ -335,6 +344,7 @@ def test_every_form_of_the_rfc_is_inflated(zipped: bytes, payload: bytes) -> Non
         pytest.param(b"", id="nothing"),
         pytest.param(compressed(b"some longer text, some longer text")[:-4], id="cut off within a block"),
         pytest.param(b"\x00\x05\x00\xfa\xff\x48\x65", id="cut off within a block without compression"),
+        pytest.param(b"\x00\x64\x00\x9b\xff\x48\x65", id="cut off within a longer one"),
         pytest.param(b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00more", id="something behind a final block"),
         pytest.param(b"\xf3\x48\xcd\xc9\xc9\x07\x00" * 2, id="two streams"),
     ],
@@ -356,6 +366,16 @@ def test_limit_holds_for_the_inflated_message() -> None:
     for size in (LIMIT + 1, 100 * LIMIT):
         octets = frame(0xC2, compressed(bytes(size)))
         assert read(octets, limit=LIMIT, inflates=True) == ([], Closes.FRAME_TOO_LARGE)
+
+
+def test_bomb_takes_no_more_memory_than_the_largest_message() -> None:
+    octets = frame(0xC2, compressed(bytes(50_000_000)))
+    tracemalloc.start()
+    try:
+        assert read(octets, limit=100_000, inflates=True) == ([], Closes.FRAME_TOO_LARGE)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_compressed_octets_may_be_more_than_the_message_but_not_without_bound() -> None:
@@ -555,10 +575,10 @@ def as_strict(octets: bytes) -> bytes:
 
     `websockets` takes those; RFC 6455, section 5.2, forbids them: "the minimal number of bytes MUST be used".
     """
-    for at, first, size, extra in heads_of(octets):
+    for at, _, size, extra in heads_of(octets):
         least = 0 if size < 126 else 2 if size < 65_536 else 8
         if extra > least and at + 2 + extra + 4 <= len(octets):
-            return octets[:at] + (b"\x91\x80" if first & 0x08 else b"\x91\x80mask")
+            return octets[:at] + b"\x91\x80mask"
     return octets
 
 
@@ -631,6 +651,8 @@ find at once and `websockets` when it is, both have found in the end."""
 @example([frame(0x01, b"x"), close_frame(1000)])
 @example([frame(0x91, bytes(LIMIT + 1))])
 @example([head(TEXT, 5, 8) + b"hello"])
+@example([b"\x08\x7e"])
+@example([frame(0x02, b"12345"), head(0x01, LIMIT - 4, 2)])
 def test_arbitrary_octets_say_what_websockets_makes_of_them(parts: list[bytes]) -> None:
     octets = b"".join(parts)
     events, close = read(*parts, FILLER, limit=LIMIT)
@@ -638,9 +660,13 @@ def test_arbitrary_octets_say_what_websockets_makes_of_them(parts: list[bytes]) 
 
     assert events == expected
     if close is Closes.PROTOCOL_ERROR and code in {1007, 1009}:
-        # Of two faults in one frame we tell that of its head or of its code, and `websockets` that of its length or of its reason.
-        faulty = list(heads_of(octets + FILLER))
-        assert any(size > LIMIT if code == 1009 else first == 0x88 and size > 2 for _, first, size, _ in faulty)
+        # Of two faults in one frame we tell that of its head or of its code, and `websockets` that of its length, which counts with
+        # those of the fragments before, or of its reason.
+        sizes = [(first, size) for _, first, size, _ in heads_of(octets + FILLER)]
+        if code == 1009:
+            assert sum(size for _, size in sizes) > LIMIT
+        else:
+            assert any(first == 0x88 and size > 2 for first, size in sizes)
     else:
         assert (None if close is None else close.code) == code
 
