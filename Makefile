@@ -21,7 +21,7 @@ AUDIT := $(VENV)-audit
 AUDIT_STAMP := $(AUDIT)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types floors core suite policy cover chart cluster fuzz echo autobahn e2e image bench soak lock sbom audit clean
+.PHONY: help run test lint types floors core suite policy cover chart cluster fuzz wirefuzz echo autobahn e2e image bench soak lock sbom audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ cluster: $(DEV_STAMP) ## the chart on a real Kubernetes API server, which Go bui
 
 fuzz: $(FUZZ_STAMP) ## coverage-guided fuzzing of the frame parser for SECONDS (60)
 	$(BIN)/python tests/fuzz/fuzz_frames.py -max_total_time=$(or $(SECONDS),60)
+
+wirefuzz: $(DEV_STAMP) ## a million streams of octets at the open WebSocket, which repeat by their seed (STREAMS=1000000, SEED=1)
+	$(BIN)/python tests/fuzz/fuzz_wire.py --streams $(or $(STREAMS),1000000) --seed $(or $(SEED),1)
 
 echo: $(RUN_STAMP) ## echo on the gateway's WebSocket, without credentials, on PORT (9001) of loopback (DEFLATE=on, MAX_BYTES=…)
 	@PORT=$(ECHO_PORT) DEFLATE=$(or $(DEFLATE),off) MAX_BYTES=$(MAX_BYTES) exec $(BIN)/python tests/autobahn/echo_server.py
