@@ -1,6 +1,7 @@
 # Everything that a developer or an operator types. POSIX sh, GNU make 3.81 or newer, and Python 3.11 or newer are all it wants.
 
 PYTHON ?= python3
+ECHO_PORT := $(or $(PORT),9001)
 PORT ?= 8000
 VENV ?= .venv
 JOBS ?= 2
@@ -20,7 +21,7 @@ AUDIT := $(VENV)-audit
 AUDIT_STAMP := $(AUDIT)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types floors core suite policy cover chart cluster fuzz e2e image bench soak lock sbom audit clean
+.PHONY: help run test lint types floors core suite policy cover chart cluster fuzz echo autobahn e2e image bench soak lock sbom audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +110,15 @@ cluster: $(DEV_STAMP) ## the chart on a real Kubernetes API server, which Go bui
 fuzz: $(FUZZ_STAMP) ## coverage-guided fuzzing of the frame parser for SECONDS (60)
 	$(BIN)/python tests/fuzz/fuzz_frames.py -max_total_time=$(or $(SECONDS),60)
 
+echo: $(RUN_STAMP) ## echo on the gateway's WebSocket, without credentials, on PORT (9001) of loopback (DEFLATE=on, MAX_BYTES=…)
+	@PORT=$(ECHO_PORT) DEFLATE=$(or $(DEFLATE),off) MAX_BYTES=$(MAX_BYTES) exec $(BIN)/python tests/autobahn/echo_server.py
+
+autobahn: $(RUN_STAMP) ## Autobahn's test suite against that echo, by a CPython 2.7 (minutes; CASES="1.* 12.1.*" for a part)
+	@python=$$(sh .ci/autobahn $(VENV)/autobahn); status=$$?; \
+	if [ $$status -eq 3 ]; then echo "autobahn skipped: no CPython 2.7 here to run it (name one in PYTHON27)"; exit 0; fi; \
+	if [ $$status -ne 0 ]; then exit $$status; fi; \
+	$(BIN)/python tests/autobahn/suite.py --python "$$python" --site $(VENV)/autobahn --cases "$(CASES)"
+
 e2e: $(DEV_STAMP) ## the try page in a real Chromium
 	@chromium=$$(sh .ci/chromium); status=$$?; \
 	if [ $$status -eq 3 ]; then echo "e2e skipped: no chromium here, and no way to install one"; exit 0; fi; \
@@ -154,4 +164,4 @@ audit: $(AUDIT_STAMP) ## known vulnerabilities of what runs; asks an advisory se
 	@$(AUDIT)/bin/python .ci/audit.py requirements.lock
 
 clean: ## remove the environment and every cache, but not .gateway/
-	rm -rf $(VENV) $(AUDIT) .image .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AUDIT) .autobahn .image .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

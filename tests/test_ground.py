@@ -23,6 +23,7 @@ LOCKS = (
     "requirements-fuzz.lock",
     "requirements-audit.lock",
     "requirements-bench.lock",
+    "requirements-autobahn.lock",
 )
 
 

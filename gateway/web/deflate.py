@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 
 from websockets.exceptions import NegotiationError
-from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.headers import build_extension, parse_extension
 
 from gateway.core.frames import Encoding
@@ -97,6 +97,5 @@ def negotiate_deflate(offers: Sequence[str]) -> tuple[str, int] | None:
                 agreed, extension = _FACTORY.process_request_params(parameters, [])
             except NegotiationError:
                 continue
-            if isinstance(extension, PerMessageDeflate):
-                return build_extension([(name, agreed)]), extension.local_max_window_bits
+            return build_extension([(name, agreed)]), extension.local_max_window_bits
     return None

@@ -165,7 +165,8 @@ class OpenWire(asyncio.Protocol):
         self._reads = config.reads[Encoding.JSON]
         self._descriptor = _plain_descriptor(transport)
         self._head = head
-        self._free = False  # whether octets may go to the socket directly
+        # Whether octets may go to the socket directly; that what is said first does, `_queue` sees to.
+        self._free = False
         transport.set_write_buffer_limits(high=0)
         self._parser: WireParser | None = None
         self._reaper: asyncio.TimerHandle | None = None
@@ -191,6 +192,8 @@ class OpenWire(asyncio.Protocol):
     def serve(self, receiver: Receiver) -> None:
         """Hand messages on from the next turn on; until then the peer may be sent a close that nothing early can overtake."""
         self.receiver = receiver
+        if self._head:
+            self.write(b"")  # there was no greeting to send it with
         self.plain = self._state is _State.OPEN
         self.resume_reading()
 
@@ -222,7 +225,8 @@ class OpenWire(asyncio.Protocol):
         """Leave octets to the transport, which sends them when the peer reads."""
         if self._head:
             octets, self._head = self._head + octets, b""
-            self._free = self._descriptor >= 0
+            # An answer to an earlier request may wait still: that it does was told to another protocol than us.
+            self._free = self._descriptor >= 0 and not self.transport.get_write_buffer_size()
             self.write(octets)
             return
         transport, receiver = self.transport, self.receiver
@@ -237,7 +241,7 @@ class OpenWire(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Note that nothing waits any more."""
         if self._state is _State.OPEN:
-            self._free = self._descriptor >= 0
+            self._free = self._descriptor >= 0 and not self._head
             if self._pong_due is not None:
                 payload, self._pong_due = self._pong_due, None
                 self.write(control_frame(PONG, payload))
@@ -269,6 +273,8 @@ class OpenWire(asyncio.Protocol):
         if self._state is not _State.OPEN:
             return
         self.write(close_frame(code, reason.encode()))
+        if not self._reads_on():
+            return  # nobody was there any more
         self._close_code = code
         self._stop_sending(_State.CLOSING)
         # From now on, whatever the peer does: one that reads nothing would never let the close frame out.
@@ -345,8 +351,8 @@ class OpenWire(asyncio.Protocol):
         self._tell_lost()
 
     def _take_what_came(self) -> None:
-        """Let what came in this turn count before the end that came in it, too."""
-        if self.plain and self.unread:
+        """Let what came in this turn count before the end that came in it, too: over TLS one segment may hold both."""
+        while (self.unread or self._events is not None) and not self._paused and self._reads_on():
             self._reads.run()
 
     def shutdown(self) -> None:
@@ -397,11 +403,11 @@ class OpenWire(asyncio.Protocol):
 
     def _follow(self, events: Iterator[WireEvent]) -> None:
         """Act on what the parser finds; what is not looked at in this turn stays in `_events`."""
-        messages = 0
+        frames = 0
         try:
             for event in events:
+                frames += 1
                 if isinstance(event, Message):
-                    messages += 1
                     self._take_message(event)
                 elif isinstance(event, Ping):
                     self._pong(event.payload)
@@ -409,7 +415,7 @@ class OpenWire(asyncio.Protocol):
                     self._peer_closed(event)
                 if not self._reads_on():
                     return
-                if self._paused or messages == TURN_MESSAGES:
+                if self._paused or frames == TURN_MESSAGES:
                     self._events = events
                     if not self._paused:
                         self._wait_a_turn()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from starlette.types import Message, Scope
 from uvicorn.protocols.utils import ClientDisconnected
@@ -39,6 +39,9 @@ class WireProtocol(asyncio.Protocol):
         server_state: uvicorn's connections and tasks.
         app_state: The lifespan's state.
     """
+
+    open_wire: ClassVar[type[OpenWire]] = OpenWire
+    """What owns the socket behind the handshake."""
 
     def __init__(
         self,
@@ -181,7 +184,7 @@ class WireProtocol(asyncio.Protocol):
         head = b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n"
         connections = self._server_state.connections
         connections.discard(self)
-        wire = OpenWire(
+        wire = self.open_wire(
             self._config, cast("set[object]", connections), self.transport, self._window_bits, head, bytes(self._early)
         )
         self.transport.set_protocol(wire)

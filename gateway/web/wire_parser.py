@@ -34,16 +34,22 @@ _LEAST_HEAD = 2
 _LEAST_FRAME = 6  # a head, the mask, no payload
 _HEAD_AND_SIZE = struct.Struct("!HH")  # the two octets of a head, and what is its length where it is a medium one
 _MASK_OCTETS = 4
+_SIZE_END = 2**63
 _UTF8 = codecs.getincrementaldecoder("utf-8")
-# RFC 7692, section 7.2.1: what the sender has cut off every message.
-_DEFLATE_TAIL = b"\x00\x00\xff\xff"
+_FIRST_SURROGATE = b"\xed\xa0"
+# RFC 7692, section 7.2.1: what the sender has cut off every message; then an empty final block (RFC 1951, section 3.2.4), which
+# is read as such only where the blocks before it are whole.
+_DEFLATE_TAIL = b"\x00\x00\xff\xff\x01\x00\x00\xff\xff"
+# RFC 7692, section 7.2.3.4: what may stand behind a final block of the sender's own.
+_BEHIND_FINAL = (b"", _DEFLATE_TAIL, b"\x00" + _DEFLATE_TAIL)
 # RFC 6455, section 7.4: what a close frame may hold; 1004 to 1006 and 1015 never stand in one, 1012 to 1014 are IANA's.
 _CLOSE_CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
 _FIRST_PRIVATE_CODE, _LAST_PRIVATE_CODE = 3000, 4999
 
 
 TURN_MESSAGES = 256
-"""Messages of one connection that are taken in one turn of the loop, a millisecond's worth, before others have theirs."""
+"""Messages, or any other frames, of one connection that are taken in one turn of the loop before others have theirs: of the most
+costly ones, commands, a millisecond's worth."""
 
 
 class WireError(GatewayError):
@@ -75,6 +81,10 @@ class Pong(msgspec.Struct, frozen=True, gc=False):
     """A pong."""
 
 
+class Fragment(msgspec.Struct, frozen=True, gc=False):
+    """A frame of a message whose last frame is still to come; nothing follows from it, but it took its time."""
+
+
 class PeerClose(msgspec.Struct, frozen=True, gc=False):
     """The peer's close frame; nothing behind it counts. Without a code it was empty."""
 
@@ -82,7 +92,7 @@ class PeerClose(msgspec.Struct, frozen=True, gc=False):
     reason: bytes
 
 
-WireEvent = Message | Ping | Pong | PeerClose
+WireEvent = Message | Fragment | Ping | Pong | PeerClose
 
 
 Taker = Callable[[bytes, list[bytes]], int]
@@ -146,6 +156,7 @@ class WireParser:
     """
 
     __slots__ = (
+        "_begun",
         "_first",
         "_head",
         "_inflates",
@@ -169,7 +180,8 @@ class WireParser:
         self._mask = b""
         self._payload = bytearray()
         # The message in hand, whose last frame is still to come.
-        self._message: bytearray | None = None
+        self._begun = False
+        self._message = bytearray()
         self._text = False
         self._zipped = False
         self._utf8: codecs.IncrementalDecoder | None = None
@@ -177,7 +189,7 @@ class WireParser:
     @property
     def between_messages(self) -> bool:
         """Tell whether the next octet begins a frame, and no message is unfinished."""
-        return self._message is None and self._first is None and not self._head
+        return not self._begun and self._first is None and not self._head
 
     def feed(self, octets: bytes) -> Iterator[WireEvent]:
         """Take octets and give what they complete; the next ones only when all of it has been taken.
@@ -199,11 +211,8 @@ class WireParser:
             if self._left:
                 return
             event = self._end_frame()
-            if event is not None:
-                yield event
-                if event.__class__ is PeerClose:
-                    return
-            if at == end:
+            yield event
+            if at == end or event.__class__ is PeerClose:
                 return
 
     # ------------------------------------------------------------------------------------------ heads
@@ -226,8 +235,9 @@ class WireParser:
         if len(head) == whole:
             if extra:
                 size = int.from_bytes(head[2 : 2 + extra], "big")
-                if size < (LARGE if extra > 2 else MEDIUM):  # noqa: PLR2004 - octets, as above
-                    raise WireError(Closes.PROTOCOL_ERROR)  # section 5.2: the least number of octets must be used
+                # Section 5.2: the least number of octets must be used, and the first bit of eight must be 0.
+                if not (MEDIUM <= size < LARGE if extra == 2 else LARGE <= size < _SIZE_END):  # noqa: PLR2004 - octets, as above
+                    raise WireError(Closes.PROTOCOL_ERROR)
             self._begin_frame(head[0], size, bytes(head[-_MASK_OCTETS:]))
         return at + len(part)
 
@@ -237,9 +247,9 @@ class WireParser:
         if opcode & _CONTROL:
             sound = opcode <= PONG & _OPCODE and final and not zipped and second & 0x7F <= _MAX_CONTROL
         elif opcode == _CONTINUATION:
-            sound = self._message is not None and not zipped
+            sound = self._begun and not zipped
         else:
-            sound = opcode <= BINARY & _OPCODE and self._message is None and (not zipped or self._inflates)
+            sound = opcode <= BINARY & _OPCODE and not self._begun and (not zipped or self._inflates)
         if not sound or first & _RSV23 or not second & _MASKED:
             raise WireError(Closes.PROTOCOL_ERROR)
 
@@ -251,11 +261,11 @@ class WireParser:
         if opcode & _CONTROL:
             return
         if opcode != _CONTINUATION:
-            self._message = bytearray()
+            self._begun = True
             self._text, self._zipped = opcode == TEXT & _OPCODE, bool(first & _RSV1)
             self._utf8 = _UTF8() if self._text and not self._zipped else None
         limit = self._max_message_bytes + (_deflate_growth(self._max_message_bytes) if self._zipped else 0)
-        if len(self._message or b"") + size > limit:
+        if len(self._message) + size > limit:
             raise WireError(Closes.FRAME_TOO_LARGE)
 
     # ------------------------------------------------------------------------------------------ payloads
@@ -270,34 +280,26 @@ class WireParser:
             self._mask = self._mask[turned:] + self._mask[:turned]
         if (self._first or 0) & _CONTROL:
             self._payload += data
-        elif self._message is not None:
+        else:
             self._message += data
             if self._utf8 is not None:
-                self._decode(data, final=False)
+                _decode(self._utf8, data, final=False)
 
-    def _decode(self, data: bytes, *, final: bool) -> None:
-        try:
-            if self._utf8 is not None:
-                self._utf8.decode(data, final)
-        except UnicodeDecodeError:
-            raise WireError(Closes.INVALID_UTF8) from None
-
-    def _end_frame(self) -> WireEvent | None:
+    def _end_frame(self) -> WireEvent:
         """Give what the frame in hand completes."""
         first, self._first = self._first or 0, None
         if first & _CONTROL:
             payload, self._payload = bytes(self._payload), bytearray()
             return Ping(payload) if first == PING else _peer_close(payload) if first == CLOSE else Pong()
         if not first & _FIN:
-            return None
-        message, self._message = bytes(self._message or b""), None
+            return Fragment()
+        message, self._message, self._begun = bytes(self._message), bytearray(), False
         if self._zipped:
             message = self._inflate(message)
-            self._utf8 = _UTF8() if self._text else None
-            self._decode(message, final=True)
-        else:
-            self._decode(b"", final=True)
-        self._utf8 = None
+            if self._text and not _is_utf8(message):
+                raise WireError(Closes.INVALID_UTF8)
+        elif self._utf8 is not None:
+            _decode(self._utf8, b"", final=True)
         return Message(message, self._text)
 
     def _inflate(self, zipped: bytes) -> bytes:
@@ -310,6 +312,8 @@ class WireParser:
             raise WireError(Closes.PROTOCOL_ERROR) from None
         if len(message) > limit:
             raise WireError(Closes.FRAME_TOO_LARGE)
+        if not inflater.eof or inflater.unused_data not in _BEHIND_FINAL:
+            raise WireError(Closes.PROTOCOL_ERROR)  # cut off in the middle of a block, or more than one stream
         return message
 
 
@@ -318,13 +322,29 @@ def _deflate_growth(size: int) -> int:
     return 1024 + size // 1024
 
 
+def _decode(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool) -> None:
+    """Hold octets against UTF-8.
+
+    Raises:
+        WireError: They, behind those before, cannot be it any more.
+    """
+    try:
+        decoder.decode(data, final)
+    except UnicodeDecodeError:
+        raise WireError(Closes.INVALID_UTF8) from None
+    # Two octets of a surrogate are kept like those of any character: the decoder cannot know yet that nobody wants one.
+    pending = decoder.getstate()[0]
+    if len(pending) == 2 and pending >= _FIRST_SURROGATE and pending[0] == _FIRST_SURROGATE[0]:  # noqa: PLR2004 - octets
+        raise WireError(Closes.INVALID_UTF8)
+
+
 def _peer_close(payload: bytes) -> PeerClose:
     """Read a close frame's payload (RFC 6455, sections 5.5.1 and 7.4)."""
     if not payload:
         return PeerClose(None, b"")
     code, reason = int.from_bytes(payload[:2], "big"), payload[2:]
     private = _FIRST_PRIVATE_CODE <= code <= _LAST_PRIVATE_CODE
-    if len(payload) == 1 or not (code in _CLOSE_CODES or private):
+    if not (code in _CLOSE_CODES or private):  # as is that of a single octet
         raise WireError(Closes.PROTOCOL_ERROR)
     if not _is_utf8(reason):
         raise WireError(Closes.INVALID_UTF8)

@@ -402,6 +402,20 @@ class Raw:
         code, reason = struct.unpack("!H", payload[:2])[0], payload[2:].decode()
         return code, reason
 
+    async def gone(self, code: int, reason: str) -> None:
+        """Read a close frame, answer it, and read the end."""
+        assert await self.closing() == (code, reason)
+        self.send(close_frame(code))
+        assert await self.rest() == b""
+
+    async def until_pong(self) -> list[tuple[int, bytes]]:
+        """Send a ping; give the frames that come before its pong, which say that all is well so far."""
+        self.send(frame(0x89, b"until"))
+        frames: list[tuple[int, bytes]] = []
+        while (got := await self.frame()) != (0x8A, b"until"):
+            frames.append(got)
+        return frames
+
     async def rest(self) -> bytes:
         """Read to the end of the connection, however it ends."""
         async with asyncio.timeout(PATIENCE_S):
