@@ -37,6 +37,7 @@ from gateway.core.origins import OriginRule
 from gateway.core.session import SessionLimits
 from gateway.runtime.extensions import ActionHandler
 from gateway.runtime.folding_log import FoldingLog
+from gateway.runtime.garbage import Garbage
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.loop_lag import watch_loop_lag
 from gateway.runtime.node import Node, NodeLimits
@@ -343,7 +344,11 @@ def run_server(
                 version=version(DISTRIBUTION),
                 policy=gateway.node.policy.version,
             )
-            await GatewayServer(config, gateway.lifecycle.drain).serve(sockets)
+            collecting = asyncio.create_task(Garbage(lambda: gateway.node.opened).run(), name="garbage")
+            try:
+                await GatewayServer(config, gateway.lifecycle.drain).serve(sockets)
+            finally:
+                collecting.cancel()
             gateway.log.info(Event.SERVER_STOPPED)
 
     try:

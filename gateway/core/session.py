@@ -667,6 +667,9 @@ class Session:
         self._deaf = True
         self._in_flight.forget_waiting()
         self.outbox.drop()
+        del (
+            self._carrier
+        )  # the two hold each other: without this they would wait for the collector, thousands at a time
         return []
 
     def _complete_late(self, event: Completed | Failed | Refreshed) -> list[Effect]:

@@ -223,6 +223,7 @@ class Served:
     metrics: Metrics
     log: Log
     uvicorn: ServerState
+    config: uvicorn.Config
     state: dict[str, Any] = field(default_factory=dict)
 
     async def connection(self) -> Echo:
@@ -282,7 +283,7 @@ async def serving(
     (listener,) = listen("127.0.0.1", 0)
     server = await loop.create_server(lambda: make(config, uvicorn_state, {}), sock=listener)
     try:
-        yield Served(listening_port([listener]), node, verifier, metrics, log, uvicorn_state, state)
+        yield Served(listening_port([listener]), node, verifier, metrics, log, uvicorn_state, config, state)
     finally:
         server.close()
         for connection in list(uvicorn_state.connections):
