@@ -79,6 +79,7 @@ async def test_a_batch_of_large_questions_does_not_pile_up_its_answers(start: St
     assert tracemalloc.get_traced_memory()[1] - before < 16 * MIB  # 64 answers are 32 MiB, and as much again to send
 
 
+@pytest.mark.wire_only("a parser of ours: others keep a place for each fragment")
 @pytest.mark.usefixtures("traced")
 async def test_fragments_without_an_octet_leave_nothing_behind(gateway: RunningGateway) -> None:
     alice = await gateway.peer()

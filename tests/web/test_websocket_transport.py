@@ -245,7 +245,7 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
         raise NotImplementedError
 
     before = asyncio.all_tasks()
-    transport = AsgiTransport(never, drop, Encoding.JSON, Traffic())
+    transport = AsgiTransport(never, drop, Encoding.JSON, Traffic(), 65_536)
     task = asyncio.create_task(transport.run(Receiver()))
     await asyncio.sleep(0)
     task.cancel()
