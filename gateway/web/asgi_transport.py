@@ -200,9 +200,8 @@ class AsgiTransport:
         while True:
             taken += 1
             if not taken % TURN_MESSAGES:
-                await asyncio.sleep(
-                    0
-                )  # what the server has read at once comes without a pause: others would wait for all of it
+                # What the server has read at once comes without a pause: others would wait for all of it.
+                await asyncio.sleep(0)
             event = await self._receive()
             if event["type"] == "websocket.disconnect":
                 return int(event.get("code") or _ABNORMAL)
