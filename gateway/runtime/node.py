@@ -20,7 +20,8 @@ from gateway.core.principal import Principal
 from gateway.core.session import Publisher, Session, SessionLimits
 from gateway.core.session_events import RolesChanged
 from gateway.core.signing import SERVER_NONCE_BYTES, Signer, Verifier, derive_keys, encode_base64url
-from gateway.runtime.connection import LINGER_S, Admission, Connection
+from gateway.runtime.admission import Admission
+from gateway.runtime.connection import LINGER_S, Connection
 from gateway.runtime.extensions import ActionHandler, Extensions, Invocation
 from gateway.runtime.fan_out import FanOut
 from gateway.runtime.hub import Hub

@@ -28,7 +28,7 @@ from gateway.core.handshake import (
     read_handshake,
 )
 from gateway.core.principal import ConnectionFacts
-from gateway.runtime.connection import Admission
+from gateway.runtime.admission import Admission
 from gateway.runtime.ports import (
     Answer,
     CredentialVerifier,

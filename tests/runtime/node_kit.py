@@ -21,7 +21,8 @@ from gateway.core.session import SessionLimits
 from gateway.core.signing import Signer, decode_base64url, derive_keys
 from gateway.core.signing import Verifier as ServerProof
 from gateway.core.wire_frames import PLAIN, Framing
-from gateway.runtime.connection import Admission, Connection
+from gateway.runtime.admission import Admission
+from gateway.runtime.connection import Connection
 from gateway.runtime.extensions import ActionHandler
 from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.null_metrics import NullMetrics

@@ -18,7 +18,9 @@ from gateway.core.errors import HandshakeRefusedError, Refusal, StateUnavailable
 from gateway.core.handshake import SUBPROTOCOLS
 from gateway.core.principal import ConnectionFacts, Principal
 from gateway.core.session import SessionLimits
-from gateway.runtime.connection import MAX_HELD, Admission, Connection
+from gateway.runtime.admission import Admission
+from gateway.runtime.connection import Connection
+from gateway.runtime.held import MAX_HELD
 from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.null_metrics import NullMetrics
 from gateway.runtime.ports import Broadcast, Deliver, Direct, Page, VerifiedCredential

@@ -225,7 +225,7 @@ async def test_a_revoked_right_ends_what_waits_too(house: House) -> None:
     publish(house, "before")
     denying = DictPolicy({**PERMISSIVE})
     del denying.answers["channel.subscribe"]
-    alice.connection._node.policy = denying
+    alice.connection.node.policy = denying
     alice.connection.adopt_policy()
     await turn()
     assert [frame["type"] for frame in alice.line.frames] == ["unsubscribed"]

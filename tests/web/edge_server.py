@@ -24,7 +24,7 @@ from gateway.core.floods import FloodGate
 from gateway.core.handshake import HandshakeRules
 from gateway.core.origins import OriginRule
 from gateway.core.principal import Principal
-from gateway.runtime.connection import Admission
+from gateway.runtime.admission import Admission
 from gateway.runtime.null_metrics import NullMetrics
 from gateway.runtime.ports import Answer, Read, Transport, VerifiedCredential
 from gateway.web.app import create_app
