@@ -34,7 +34,7 @@ from gateway.core.events import Event
 from gateway.core.floods import FloodGate
 from gateway.core.handshake import HandshakeRules
 from gateway.core.origins import OriginRule
-from gateway.core.session import SessionLimits
+from gateway.core.session_ports import SessionLimits
 from gateway.runtime.extensions import ActionHandler
 from gateway.runtime.folding_log import FoldingLog
 from gateway.runtime.garbage import Garbage

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gateway.core import effects
 from gateway.core.batches import MAX_JOINED_BYTES
 from gateway.core.errors import CommandError, ErrorCode, HandshakeRefusedError, Refusal, StateUnavailableError
-from gateway.core.session import PENDING
 from gateway.core.session_events import Completed, Event, Failed, Refreshed
+from gateway.core.session_ports import PENDING
 from gateway.runtime import errands
 from gateway.runtime.held import Held
 

@@ -17,8 +17,9 @@ from gateway.core.decision import Policy
 from gateway.core.errors import Close, Closes, Refusal, refusal_close
 from gateway.core.events import Event
 from gateway.core.principal import Principal
-from gateway.core.session import Publisher, Session, SessionLimits
+from gateway.core.session import Session
 from gateway.core.session_events import RolesChanged
+from gateway.core.session_ports import Publisher, SessionLimits
 from gateway.core.signing import SERVER_NONCE_BYTES, Signer, Verifier, derive_keys, encode_base64url
 from gateway.runtime.admission import Admission
 from gateway.runtime.connection import LINGER_S, Connection

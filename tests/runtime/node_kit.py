@@ -17,7 +17,7 @@ from gateway.core.errors import HandshakeRefusedError, Refusal
 from gateway.core.frames import Encoding
 from gateway.core.handshake import SUBPROTOCOLS
 from gateway.core.principal import ConnectionFacts, Principal, TokenIdentity
-from gateway.core.session import SessionLimits
+from gateway.core.session_ports import SessionLimits
 from gateway.core.signing import Signer, decode_base64url, derive_keys
 from gateway.core.signing import Verifier as ServerProof
 from gateway.core.wire_frames import PLAIN, Framing

@@ -17,7 +17,7 @@ from gateway.core.decision import ChannelOptions
 from gateway.core.errors import HandshakeRefusedError, Refusal, StateUnavailableError
 from gateway.core.handshake import SUBPROTOCOLS
 from gateway.core.principal import ConnectionFacts, Principal
-from gateway.core.session import SessionLimits
+from gateway.core.session_ports import SessionLimits
 from gateway.runtime.admission import Admission
 from gateway.runtime.connection import Connection
 from gateway.runtime.held import MAX_HELD
