@@ -25,7 +25,7 @@ from gateway.runtime.connection import Admission, Connection
 from gateway.runtime.extensions import ActionHandler
 from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.null_metrics import NullMetrics
-from gateway.runtime.ports import Broker, Transport, VerifiedCredential
+from gateway.runtime.ports import Broadcast, Broker, Direct, Transport, VerifiedCredential
 
 KEY, CLIENT_NONCE = bytes(range(32)), bytes(16)
 SEND_BUFFER_BYTES = 100_000
@@ -206,6 +206,14 @@ class House:
     node: Node
     metrics: Metrics
     log: Log
+
+    def send(self, subject: str, data: object) -> int:
+        """Send to a user of the tenant."""
+        return self.node.hub.direct(Direct("acme", subject, data, "bob", NOW))
+
+    def broadcast(self, data: object) -> None:
+        """Send to the tenant."""
+        self.node.hub.broadcast(Broadcast("acme", data, "bob", NOW))
 
     def join(
         self,
