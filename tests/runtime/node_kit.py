@@ -11,7 +11,7 @@ import msgspec
 from talk import NOW, PERMISSIVE, DictPolicy
 
 from gateway.adapters.memory_broker import MemoryBroker
-from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec
+from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec, ChannelUse
 from gateway.core.decision import ChannelOptions
 from gateway.core.errors import HandshakeRefusedError, Refusal
 from gateway.core.frames import Encoding
@@ -273,7 +273,9 @@ def open_house(
     handlers = handlers or {}
     node = Node(
         policy=policy or KeepingPolicy({**PERMISSIVE}),
-        registry=ActionRegistry((*BUILT_IN_ACTIONS, *(ActionSpec(name) for name in handlers))),
+        registry=ActionRegistry(
+            (*BUILT_IN_ACTIONS, *(ActionSpec(name, ChannelUse.OPTIONAL, None) for name in handlers))
+        ),
         broker=broker or MemoryBroker(1_000_000, lambda: NOW),
         verifier=Trust(),
         metrics=metrics,
