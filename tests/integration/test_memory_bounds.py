@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 import pytest
+from edge_server import until
 from road import Road
-from running_gateway import WAIT_S, Peer, RunningGateway, Start
+from running_gateway import Peer, RunningGateway, Start
 
 from gateway.core.session import Session
 from gateway.runtime.connection import Connection
@@ -172,6 +173,4 @@ async def test_of_a_connection_that_has_gone_nothing_waits_for_the_collector(
     await peer.socket.wait_closed()
     await gateway.event("connection.closed")
     await gateway.gateway.node.wait_empty()
-    async with asyncio.timeout(WAIT_S):
-        while alive():
-            await asyncio.sleep(0)  # what has told of the end returns
+    await until(lambda: not alive())  # when what has told of the end has returned

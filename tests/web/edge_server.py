@@ -246,6 +246,10 @@ class Served:
         return raw
 
 
+Serve = Callable[..., contextlib.AbstractAsyncContextManager[Served]]
+"""What the fixture `serve` gives: `serving` by the road of the test."""
+
+
 @contextlib.asynccontextmanager
 async def serving(
     *,
