@@ -138,4 +138,4 @@ class AudienceMachine(RuleBasedStateMachine):
 
 
 TestAudience = AudienceMachine.TestCase
-TestAudience.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAudience.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

@@ -11,7 +11,7 @@ import msgspec
 from talk import NOW, PERMISSIVE, DictPolicy
 
 from gateway.adapters.memory_broker import MemoryBroker
-from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec
+from gateway.core.commands import BUILT_IN_ACTIONS, ActionRegistry, ActionSpec, ChannelUse
 from gateway.core.decision import ChannelOptions
 from gateway.core.errors import HandshakeRefusedError, Refusal
 from gateway.core.frames import Encoding
@@ -26,7 +26,7 @@ from gateway.runtime.connection import Connection
 from gateway.runtime.extensions import ActionHandler
 from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.null_metrics import NullMetrics
-from gateway.runtime.ports import Broker, Transport, VerifiedCredential
+from gateway.runtime.ports import Broadcast, Broker, Direct, Transport, VerifiedCredential
 
 KEY, CLIENT_NONCE = bytes(range(32)), bytes(16)
 SEND_BUFFER_BYTES = 100_000
@@ -208,6 +208,14 @@ class House:
     metrics: Metrics
     log: Log
 
+    def send(self, subject: str, data: object) -> int:
+        """Send to a user of the tenant."""
+        return self.node.hub.direct(Direct("acme", subject, data, "bob", NOW))
+
+    def broadcast(self, data: object) -> None:
+        """Send to the tenant."""
+        self.node.hub.broadcast(Broadcast("acme", data, "bob", NOW))
+
     def join(
         self,
         subject: str = "alice",
@@ -266,7 +274,9 @@ def open_house(
     handlers = handlers or {}
     node = Node(
         policy=policy or KeepingPolicy({**PERMISSIVE}),
-        registry=ActionRegistry((*BUILT_IN_ACTIONS, *(ActionSpec(name) for name in handlers))),
+        registry=ActionRegistry(
+            (*BUILT_IN_ACTIONS, *(ActionSpec(name, ChannelUse.OPTIONAL, None) for name in handlers))
+        ),
         broker=broker or MemoryBroker(1_000_000, lambda: NOW),
         verifier=Trust(),
         metrics=metrics,

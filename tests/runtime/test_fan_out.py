@@ -249,6 +249,18 @@ async def test_who_leaves_in_the_midst_of_a_crowd_gets_nothing_more(house: House
     assert house.node.hub.subscriptions() == TURN_SHARE
 
 
+async def test_who_goes_in_the_midst_of_a_crowd_is_written_nothing_more(house: House) -> None:
+    crowd = [subscriber(house) for _ in range(2 * TURN_SHARE)]
+    publish(house, "news")
+    await turn()
+    waiting = [member for member in crowd if not got(member)]
+    for member in waiting:
+        member.connection.lost(1006)
+    await turn()
+    assert (len(waiting), [got(member) for member in waiting]) == (TURN_SHARE, [[]] * TURN_SHARE)
+    assert house.metrics.deliveries == TURN_SHARE
+
+
 async def test_a_line_that_goes_gets_none_of_what_waits(house: House) -> None:
     alice, bob = subscriber(house), subscriber(house)
     publish(house, "late")

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import uvicorn
 from fastapi import APIRouter
+from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from gateway.core.addresses import Network
@@ -245,6 +246,10 @@ class Served:
         return raw
 
 
+Serve = Callable[..., contextlib.AbstractAsyncContextManager[Served]]
+"""What the fixture `serve` gives: `serving` by the road of the test."""
+
+
 @contextlib.asynccontextmanager
 async def serving(
     *,
@@ -256,14 +261,15 @@ async def serving(
     compression: bool = False,
     docs: bool = False,
     stock: bool = False,
+    instead: ASGIApp | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve the edge on a free port; with `stock`, by uvicorn's own protocol classes."""
+    """Serve the edge on a free port; with `stock`, by uvicorn's own protocol classes; another application `instead` of ours."""
     node, verifier, metrics, log = EchoNode(), Verifier(), Metrics(), Log()
     state: dict[str, Any] = {"draining": False}
     rules = rules or HandshakeRules(OriginRule.build("https://gate.example", ["https://app.example"], loopback=False))
     linger_s = (limits or EdgeLimits()).refused_s
     gate = Gate(verifier, rules, trusted, metrics, log, refused_linger_s=linger_s)
-    app = create_app(node=node, gate=gate, routers=routers, docs=docs)
+    app = instead or create_app(node=node, gate=gate, routers=routers, docs=docs)
     edge = Edge(metrics, lambda: state["draining"], FloodGate(handshakes_per_s), trusted, limits or EdgeLimits())
     config: uvicorn.Config = build_config(app, edge, compression=compression)
     if stock:
