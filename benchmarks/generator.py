@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import multiprocessing
+import os
 import resource
 import select
 import statistics
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import TypeVar, assert_never
 
 import msgspec
@@ -36,6 +39,8 @@ PATIENCE_S = 0.05
 STALLED_S = 3.0
 """Without a message for so long, what is still missing counts as lost."""
 SETTLE_S = 0.3
+STRETCH_S = 0.1
+"""How often it looks whether a storm is over."""
 BUFFER_BYTES = 1 << 20
 MAX_PREPARED = 4_000
 """Frames made beforehand for each connection of an exchange: 400,000 of them take 130 MB."""
@@ -56,6 +61,12 @@ class Tally:
     latencies_s: list[float] = field(default_factory=list)
 
 
+def own_s() -> float:
+    """Give the processor time of this process, and of those of its own that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 @dataclass(slots=True)
 class Meter:
     """Processor time of the server, of this process, and of everything on the machine, between two moments."""
@@ -69,12 +80,12 @@ class Meter:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Measure what happens inside."""
-        own, all_cores, server, began = time.process_time(), all_cores_us(), cpu_us(self.pid), clock()
+        own, all_cores, server, began = own_s(), all_cores_us(), cpu_us(self.pid), clock()
         yield
         self.seconds = clock() - began
         self.server_us = cpu_us(self.pid) - server
         self.all_us = all_cores_us() - all_cores
-        self.own_us = (time.process_time() - own) * 1e6
+        self.own_us = (own_s() - own) * 1e6
 
     def outcome(self, units: int, lost: int = 0, p99_ms: float | None = None, idle_kb: float | None = None) -> Outcome:
         """Give the figures for so many units."""
@@ -321,6 +332,38 @@ def percentile_99_ms(latencies_s: Sequence[float]) -> float:
     return statistics.quantiles(latencies_s, n=100)[98] * 1e3
 
 
+def deliver_in_a_storm(audience: Audience, load: FanOut) -> Tally:
+    """Publish at the load's pace for as long as others take to connect, all at once, out of a process of their own."""
+    fork = multiprocessing.get_context("fork")
+    told, tell = fork.Pipe(duplex=False)
+    storm = fork.Process(target=come_at_once, args=(audience.order, load.newcomers, tell), daemon=True)
+    storm.start()
+    tell.close()
+    tally = Tally()
+    while not told.poll():
+        stretch = audience.deliver(STRETCH_S, load.outstanding, load.rate_per_s)
+        tally.due += stretch.due
+        tally.units += stretch.units
+        tally.latencies_s += stretch.latencies_s
+    try:
+        told.recv_bytes()
+    except EOFError:
+        raise ConnectionFailedError(f"not all of {load.newcomers} connections arrived") from None
+    finally:
+        storm.kill()
+        storm.join()
+    return tally
+
+
+def come_at_once(order: Order, newcomers: int, tell: Connection) -> None:
+    """Connect, say when all have arrived, and stay; whenever the other process wants the core, it has it."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    crowd = Crowd(order)
+    crowd.open(newcomers, order.conversation.arrive_to_publish, at_once=newcomers)
+    tell.send_bytes(b"arrived")
+    crowd.idle(OPENING_S)
+
+
 def fan_out(order: Order, load: FanOut) -> Outcome:
     meter = Meter(order.pid)
     with closing(Audience(order)) as audience:
@@ -328,7 +371,10 @@ def fan_out(order: Order, load: FanOut) -> Outcome:
         audience.idle(SETTLE_S)
         audience.deliver(order.warm_up_s, load.outstanding)
         with meter.running():
-            tally = audience.deliver(order.seconds, load.outstanding, load.rate_per_s)
+            if load.newcomers:
+                tally = deliver_in_a_storm(audience, load)
+            else:
+                tally = audience.deliver(order.seconds, load.outstanding, load.rate_per_s)
     p99_ms = percentile_99_ms(tally.latencies_s) if tally.latencies_s else None
     return meter.outcome(tally.units, tally.due - tally.units, p99_ms)
 

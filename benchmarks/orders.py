@@ -63,11 +63,13 @@ class FanOut(msgspec.Struct, frozen=True, tag="fan-out"):
         subscribers: How many.
         outstanding: Publications that are not yet delivered to all.
         rate_per_s: Publications at a pace of their own instead, with the latency of each delivery.
+        newcomers: Others that connect all at once meanwhile; then it is measured for as long as they need.
     """
 
     subscribers: int
     outstanding: int = 1
     rate_per_s: int = 0
+    newcomers: int = 0
 
 
 class Exchange(msgspec.Struct, frozen=True, tag="exchange"):

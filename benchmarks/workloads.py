@@ -1,4 +1,4 @@
-"""What is measured, and what the release promises of it: eight rows, each with the goals that are judged against peers of the same run.
+"""What is measured, and what the release promises of it: ten rows, each with the goals that are judged against peers of the same run.
 
 Owns loads and goals. Refuses to own results: a goal is a factor, and whether it is met is worked out from the runs.
 """
@@ -130,6 +130,22 @@ ROWS = (
         "connections",
         "an authenticated connect",
         (Goal(400.0),),
+    ),
+    Row(
+        "10 subscribers, 200 messages a second: latency that 99 of 100 deliveries stay below",
+        FanOut(10, rate_per_s=200),
+        "p99_ms",
+        "ms",
+        "connections",
+        "p99 of latency while nobody comes",
+    ),
+    Row(
+        "10 subscribers, 200 messages a second, while 5,000 clients connect at once: latency that 99 of 100 deliveries stay below",
+        FanOut(10, rate_per_s=200, newcomers=5_000),
+        "p99_ms",
+        "ms",
+        "connections",
+        "p99 while 5,000 connect at once",
     ),
 )
 

@@ -34,9 +34,10 @@ from gateway.core.events import Event
 from gateway.core.floods import FloodGate
 from gateway.core.handshake import HandshakeRules
 from gateway.core.origins import OriginRule
-from gateway.core.session import SessionLimits
+from gateway.core.session_ports import SessionLimits
 from gateway.runtime.extensions import ActionHandler
 from gateway.runtime.folding_log import FoldingLog
+from gateway.runtime.garbage import Garbage
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.loop_lag import watch_loop_lag
 from gateway.runtime.node import Node, NodeLimits
@@ -49,6 +50,7 @@ from gateway.web.edge import Edge
 from gateway.web.oauth import OAuthServices, oauth_router
 from gateway.web.operations import Operations, operations_router
 from gateway.web.page import page_router
+from gateway.web.plain_edge import PlainEdge
 from gateway.web.remote import remote_address
 from gateway.web.request_id import RequestIds
 from gateway.web.server import GatewayServer, build_config, listen, listening_port, loop_factory
@@ -147,15 +149,18 @@ async def open_gateway(
         folding_log.info(Event.BROKER_UP, kind="memory")
         metrics.policy_version(policies.current.version)
         lifecycle = Lifecycle(node, settings.drain_s, random.random, folding_log)
+        edge = Edge(
+            metrics=metrics,
+            draining=lambda: node.draining,
+            floods=FloodGate(settings.handshakes_per_s),
+            trusted_proxies=settings.trusted_proxies,
+        )
         gateway = Gateway(
             settings=settings,
-            app=_application(settings, node, identity, metrics, folding_log, registry=registry, policies=policies),
-            edge=Edge(
-                metrics=metrics,
-                draining=lambda: node.draining,
-                floods=FloodGate(settings.handshakes_per_s),
-                trusted_proxies=settings.trusted_proxies,
+            app=_application(
+                settings, edge, node, identity, metrics, folding_log, registry=registry, policies=policies
             ),
+            edge=edge,
             node=node,
             identity=identity,
             lifecycle=lifecycle,
@@ -188,6 +193,7 @@ def open_log(settings: Settings, stream: BinaryIO | None = None) -> Log:
 
 def _application(
     settings: Settings,
+    edge: Edge,
     node: Node,
     identity: Identity,
     metrics: PrometheusMetrics,
@@ -242,7 +248,11 @@ def _application(
         trusted_proxies=settings.trusted_proxies,
         metrics=metrics,
         log=log,
+        max_frame_bytes=settings.max_frame_bytes,
     )
+
+    def with_plain_edge(app: ASGIApp) -> ASGIApp:
+        return PlainEdge(app, edge)
 
     def with_request_ids(app: ASGIApp) -> ASGIApp:
         return RequestIds(app, log=log, clock=time.monotonic, trusted_proxies=settings.trusted_proxies)
@@ -251,7 +261,7 @@ def _application(
         node=node,
         gate=gate,
         routers=routers,
-        middleware=(with_request_ids,),
+        middleware=(with_plain_edge, with_request_ids),
         docs=settings.docs,
         version=version(DISTRIBUTION),
     )
@@ -334,7 +344,11 @@ def run_server(
                 version=version(DISTRIBUTION),
                 policy=gateway.node.policy.version,
             )
-            await GatewayServer(config, gateway.lifecycle.drain).serve(sockets)
+            collecting = asyncio.create_task(Garbage(lambda: gateway.node.opened).run(), name="garbage")
+            try:
+                await GatewayServer(config, gateway.lifecycle.drain).serve(sockets)
+            finally:
+                collecting.cancel()
             gateway.log.info(Event.SERVER_STOPPED)
 
     try:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ["pytester", "secret_watch"]
+pytest_plugins = ["pytester", "road", "secret_watch"]
 
 
 @pytest.hookimpl(wrapper=True)

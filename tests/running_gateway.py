@@ -15,12 +15,15 @@ from typing import Any
 
 import httpx
 import msgspec
+import uvicorn
+from road import Road
 from secret_watch import SecretWatch
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from gateway.adapters.structlog_log import configure_logging
 from gateway.compose import Extension, Gateway, open_gateway
+from gateway.core.deadlines import PING_GRACE_S
 from gateway.core.frames import Encoding
 from gateway.core.signing import Signer, Verifier, decode_base64url, derive_keys, encode_base64url
 from gateway.settings import Settings, load_settings
@@ -95,6 +98,7 @@ class RunningGateway:
     http: httpx.AsyncClient
     policy_file: Path
     users: dict[str, str]
+    road: Road = Road.WIRE
     peers: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     @property
@@ -313,6 +317,28 @@ async def command(gateway: RunningGateway, *arguments: str, stdin: str = "", pub
     assert (process.returncode, errors) == (0, b"")
 
 
+def served_by(road: Road, gateway: Gateway) -> uvicorn.Config:
+    """Give the configuration of the server for a road."""
+    settings = gateway.settings
+    if road is Road.WIRE:
+        return build_config(
+            gateway.app, gateway.edge, max_frame_bytes=settings.max_frame_bytes, compression=settings.compression
+        )
+    # What an operator has to say to another server too: when to ping, no forwarded addresses of its own, and an end within a
+    # bound. The rest is as uvicorn has it, messages of up to 16 MiB and compression among it.
+    return uvicorn.Config(
+        gateway.app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_ping_interval=settings.heartbeat_s,
+        ws_ping_timeout=PING_GRACE_S,
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
 @contextlib.asynccontextmanager
 async def run_gateway(
     tmp_path: Path,
@@ -322,6 +348,7 @@ async def run_gateway(
     extensions: tuple[Extension, ...] = (),
     port: int = 0,
     policy: str = POLICY,
+    road: Road = Road.WIRE,
     **settings: str,
 ) -> AsyncIterator[RunningGateway]:
     """Serve a gateway; settings are named as in the environment, in lower case and without the prefix."""
@@ -345,14 +372,20 @@ async def run_gateway(
     log = configure_logging(level=loaded.log_level, readable=False, stream=stream)
     try:
         async with open_gateway(loaded, extensions=extensions, log=log) as gateway:
-            config = build_config(
-                gateway.app, gateway.edge, max_frame_bytes=loaded.max_frame_bytes, compression=loaded.compression
-            )
-            server = GatewayServer(config, gateway.lifecycle.drain)
+            server = GatewayServer(served_by(road, gateway), gateway.lifecycle.drain)
             serving = asyncio.create_task(server.serve(sockets))
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served}", timeout=WAIT_S) as http:
                 running = RunningGateway(
-                    gateway, server, served, log_path, secrets, serving, http, policy_dir / "policy.yaml", dict(users)
+                    gateway,
+                    server,
+                    served,
+                    log_path,
+                    secrets,
+                    serving,
+                    http,
+                    policy_dir / "policy.yaml",
+                    dict(users),
+                    road,
                 )
                 assert (await http.get("/healthz")).status_code == 200  # clients wait in the backlog until it serves
                 try:

@@ -8,15 +8,16 @@ an error frame, what a connection cannot survive is an `End`.
 A publication over a broker in this process is by far the most frequent command. What does not change between two of them on one
 channel is kept, and nothing is kept in flight for it; that way is written out within `receive`, for each call would be a tenth of
 it. Every other command goes the long way (`_take`).
+
+It is longer than a module should be: whoever changes a phase has to see all that happens in it, and a class in two files would hide that.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final, Protocol, assert_never, runtime_checkable
+from typing import ClassVar, Final, assert_never
 
 import msgspec
 
@@ -24,7 +25,7 @@ from gateway.core import effects
 from gateway.core.channels import Position
 from gateway.core.commands import ActionRegistry, ActionSpec, shape
 from gateway.core.deadlines import Deadlines, Due
-from gateway.core.decision import BoundPolicy, ChannelOptions, Decision, Permission, Policy
+from gateway.core.decision import ChannelOptions, Decision, Permission, Policy
 from gateway.core.effects import Effect
 from gateway.core.errors import Close, Closes, CommandError, ErrorCode, FrameError, SignatureFailure
 from gateway.core.frames import (
@@ -61,6 +62,7 @@ from gateway.core.session_events import (
     RolesChanged,
     TimePassed,
 )
+from gateway.core.session_ports import PENDING, Carrier, Observer, Publisher, PublishNow, SessionLimits
 from gateway.core.signing import Signer, Verifier
 from gateway.core.turn import Turn
 
@@ -90,89 +92,6 @@ class Phase(enum.Enum):
 
     # Members are singletons; the default would hash their name, in Python, twice for each command.
     __hash__ = object.__hash__
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """What one connection may use.
-
-    Args:
-        max_frame_bytes: The largest data frame, its signature included.
-        commands_per_s: The rate; the burst is twice as many.
-        max_channels: Subscriptions.
-        heartbeat_s: Seconds between two pings.
-    """
-
-    max_frame_bytes: int
-    commands_per_s: float
-    max_channels: int
-    heartbeat_s: float
-
-
-class Pending(enum.Enum):
-    """What `Carrier.carry` answers where the answer is yet to come."""
-
-    PENDING = "pending"
-
-
-PENDING: Final = Pending.PENDING
-
-
-class Carrier(Protocol):
-    """Who carries out what commands ask for."""
-
-    def carry(self, effect: Effect) -> object:
-        """Carry it out: give the data of the reply where it is known at once, else PENDING, and an event brings it.
-
-        Raises:
-            CommandError: The command cannot be carried out.
-        """
-        ...
-
-    def catch_up(self, channel: str) -> None:
-        """Put what has been published to a subscribed channel into the outbox, before what is answered about it next."""
-        ...
-
-
-@runtime_checkable
-class Publisher(Protocol):
-    """A broker within this process, where publishing never waits and never fails."""
-
-    def publish_now(
-        self, channel: str, data: object, sender: str, at: float, options: ChannelOptions
-    ) -> Position | None:
-        """Publish; answer the new position, None without history."""
-        ...
-
-
-PublishNow = Callable[[str, object, str, float, ChannelOptions], Position | None]
-
-
-class Observer(Protocol):
-    """Who watches: decisions are timed, counted and logged here, for the core has no clock and no log."""
-
-    @property
-    def timer(self) -> Callable[[], float]:
-        """Give a clock that only runs forward, in seconds, for durations."""
-        ...
-
-    def decide(
-        self, policy: BoundPolicy, action: str, channel: str | None, data: object, facts: ConnectionFacts, now: float
-    ) -> Decision:
-        """Ask the policy for a command."""
-        ...
-
-    def denied(self, session: Session, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
-        """Note a denial."""
-        ...
-
-    def finished(self, action: str, outcome: str, duration_s: float) -> None:
-        """Note the end of a command: `ok` or an error code."""
-        ...
-
-    def signature_failed(self, session: Session, failure: SignatureFailure) -> None:
-        """Note a frame whose signature did not hold."""
-        ...
 
 
 Transition = Callable[..., list[Effect]]
@@ -667,6 +586,9 @@ class Session:
         self._deaf = True
         self._in_flight.forget_waiting()
         self.outbox.drop()
+        del (
+            self._carrier
+        )  # the two hold each other: without this they would wait for the collector, thousands at a time
         return []
 
     def _complete_late(self, event: Completed | Failed | Refreshed) -> list[Effect]:

@@ -17,10 +17,12 @@ from gateway.core.decision import Policy
 from gateway.core.errors import Close, Closes, Refusal, refusal_close
 from gateway.core.events import Event
 from gateway.core.principal import Principal
-from gateway.core.session import Publisher, Session, SessionLimits
+from gateway.core.session import Session
 from gateway.core.session_events import RolesChanged
+from gateway.core.session_ports import Publisher, SessionLimits
 from gateway.core.signing import SERVER_NONCE_BYTES, Signer, Verifier, derive_keys, encode_base64url
-from gateway.runtime.connection import LINGER_S, Admission, Connection
+from gateway.runtime.admission import Admission
+from gateway.runtime.connection import LINGER_S, Connection
 from gateway.runtime.extensions import ActionHandler, Extensions, Invocation
 from gateway.runtime.fan_out import FanOut
 from gateway.runtime.hub import Hub
@@ -99,13 +101,15 @@ class Node:
         self.intake = ConnectionIntake(self)
         self.hub = Hub(FanOut(metrics, self._answer_first), metrics)
         self.draining = False
+        self.opened = 0
+        """Connections taken in since the start."""
         self._registry = registry
         self._log = log
         self._entropy = entropy
         self._extensions = Extensions(handlers, log)
         self._witness = Witness(metrics, log, timer, lambda: self.policy.version)
         self._connections: dict[str, Connection] = {}
-        self._wheel: dict[int, list[Connection]] = {}
+        self._wheel: dict[int, set[Connection]] = {}
         self._tick = 0
         self._publisher = broker if broker.in_process and isinstance(broker, Publisher) else None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,6 +168,7 @@ class Node:
         )
         connection.begin(session, nonce)
         self._connections[session_id] = connection
+        self.opened += 1
         self._empty.clear()
         self.hub.add(connection)
         self.metrics.connection_attempt("accepted")
@@ -206,6 +211,9 @@ class Node:
     def closed(self, connection: Connection, code: int, reason: str) -> None:
         """Forget a connection whose transport has gone."""
         del self._connections[connection.session_id]
+        self._unschedule(connection)
+        if self.answered_last is connection:
+            self.answered_last = None
         if not self._connections:
             self._empty.set()
         duration_s = max(0.0, self.clock() - connection.opened_at)
@@ -358,8 +366,17 @@ class Node:
         tick = max(self._tick + 1, int(connection.next_deadline() / TICK_S) + 1)
         if tick == connection.deadline:
             return  # a peer that refreshes its session again and again has one place there, not one for each time
+        self._unschedule(connection)
         connection.deadline = tick
-        self._wheel.setdefault(tick, []).append(connection)
+        self._wheel.setdefault(tick, set()).add(connection)
+
+    def _unschedule(self, connection: Connection) -> None:
+        """Free a place on the wheel: what has gone is not to be kept until its time would have come."""
+        place = self._wheel.get(connection.deadline)
+        if place is not None:
+            place.discard(connection)
+            if not place:
+                del self._wheel[connection.deadline]
 
     async def keep_time(self) -> None:
         """Look at the deadlines of connections, each at its own, until cancelled."""
@@ -371,7 +388,7 @@ class Node:
             due = [tick for tick in self._wheel if tick <= last]
             self._tick = last
             for tick in sorted(due):
-                for part in _parts(self._wheel.pop(tick)):
+                for part in _parts(list(self._wheel.pop(tick, ()))):
                     for connection in part:
                         if connection.deadline == tick and connection.session_id in self._connections:
                             connection.look_at_deadlines(now)

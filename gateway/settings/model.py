@@ -192,7 +192,7 @@ class Settings(_Frozen):
     )
     compression: values.OnOff = Field(
         default=False,
-        description="Whether permessage-deflate (RFC 7692) is offered; it costs memory for each connection.",
+        description="Whether permessage-deflate (RFC 7692) is offered; it costs processor time for each message.",
     )
     send_buffer_bytes: values.Whole = Field(
         default=1_048_576, ge=1024, le=_GIB_16, description="Bytes that may wait for one client before it is cut off."

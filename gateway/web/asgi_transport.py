@@ -16,15 +16,18 @@ from typing import Any
 
 from starlette.websockets import WebSocketDisconnect
 
+from gateway.core.errors import Closes
 from gateway.core.frames import Encoding
 from gateway.core.wire_frames import Framing
 from gateway.runtime.ports import Receiver, Traffic
+from gateway.web.wire_parser import TURN_MESSAGES
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 _ABNORMAL = 1006
+_LINGER_S = 5.0
 
 
 class AsgiTransport:
@@ -35,6 +38,7 @@ class AsgiTransport:
         send: Its ASGI `send`, behind the accept.
         encoding: Whether data messages are text or binary.
         traffic: Where payloads are counted.
+        max_message_bytes: The largest message from the peer: the server has a limit of its own, which nobody has asked us about.
     """
 
     __slots__ = (
@@ -42,6 +46,7 @@ class AsgiTransport:
         "_encoding",
         "_ended",
         "_linger",
+        "_max_message_bytes",
         "_queue",
         "_queued_bytes",
         "_reader",
@@ -57,11 +62,14 @@ class AsgiTransport:
 
     framing: Framing | None = None
 
-    def __init__(self, receive: Receive, send: Send, encoding: Encoding, traffic: Traffic) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, encoding: Encoding, traffic: Traffic, max_message_bytes: int
+    ) -> None:
         self._receive = receive
         self._send = send
         self._encoding = encoding
         self._traffic = traffic
+        self._max_message_bytes = max_message_bytes
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._closing: tuple[int, str] | None = None
@@ -188,7 +196,12 @@ class AsgiTransport:
 
     async def _read(self, receiver: Receiver) -> int:
         """Hand messages on until there are none any more; give the close code."""
+        taken = 0
         while True:
+            taken += 1
+            if not taken % TURN_MESSAGES:
+                # What the server has read at once comes without a pause: others would wait for all of it.
+                await asyncio.sleep(0)
             event = await self._receive()
             if event["type"] == "websocket.disconnect":
                 return int(event.get("code") or _ABNORMAL)
@@ -198,6 +211,9 @@ class AsgiTransport:
                 receiver.unsupported()
                 continue
             self._traffic.received += len(payload)
+            if len(payload) > self._max_message_bytes:
+                self.close(Closes.FRAME_TOO_LARGE.code, Closes.FRAME_TOO_LARGE.reason, _LINGER_S)
+                continue
             self._untaken = [payload]
             while self._untaken:
                 while self._resumed is not None:

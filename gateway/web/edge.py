@@ -19,6 +19,7 @@ from gateway.core.frames import Encoding
 from gateway.core.wire_frames import BINARY, TEXT
 from gateway.runtime.ports import Metrics
 from gateway.web.open_wire import Reads
+from gateway.web.turnstile import Turnstile
 from gateway.web.wire_parser import whole_messages
 
 WIRE_EXTENSION = "gateway.wire"
@@ -36,6 +37,8 @@ class EdgeLimits:
         body_s: Seconds until a body must be there.
         keep_alive_s: Seconds that a connection may be idle between two requests.
         pipelined: Requests that may wait for the one before them.
+        heard_per_turn: Connections that are heard in one turn of the loop, before they have become WebSockets.
+        ends_per_turn: WebSockets whose end is told in one turn of the loop.
         refused_s: Seconds that a refused peer has to read its answer and go.
         stalled_s: Seconds that a peer may leave a full send buffer unread.
         close_s: Seconds that a close frame may stay unanswered.
@@ -47,6 +50,8 @@ class EdgeLimits:
     body_s: float = 10.0
     keep_alive_s: float = 15.0
     pipelined: int = 16
+    heard_per_turn: int = 4
+    ends_per_turn: int = 16
     refused_s: float = 2.0
     stalled_s: float = 30.0
     close_s: float = 5.0
@@ -85,6 +90,10 @@ class EdgeConfig(uvicorn.Config):
     def __init__(self, app: Any, edge: Edge, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own types
         super().__init__(app, **options)
         self.edge = edge
+        self.door = Turnstile(edge.limits.heard_per_turn)
+        """What requests wait at, those for a WebSocket among them."""
+        self.exit = Turnstile(edge.limits.ends_per_turn)
+        """What the end of a WebSocket waits at before it is told."""
         self.reads = {
             encoding: Reads(whole_messages(first, self.ws_max_size), edge.metrics.traffic)
             for encoding, first in ((Encoding.JSON, TEXT), (Encoding.MSGPACK, BINARY))

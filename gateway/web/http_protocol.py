@@ -32,6 +32,7 @@ _HEAD_PIECE = 2048
 _BODY_PIECE = 16_384
 # What the framing of a chunked body may add to it: sizes, extensions, trailer fields.
 _FRAMING_BYTES = 16_384
+_HELD_BYTES = 16_384
 _FIELD_EXTRA = 4  # ": " and CRLF
 _LINES_EXTRA = 14  # the two spaces, the version and CRLF of the request line; the empty line behind the head
 
@@ -91,6 +92,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         self._refused: _RefusedError | None = None
         self._deaf = False
         self._held = b""
+        self._waits = False
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -102,6 +104,25 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         self._expect_within(self.edge.limits.head_s)
 
     def data_received(self, data: bytes) -> None:
+        """Keep octets until it is this connection's turn; of too much, let the peer wait."""
+        self._held += data
+        if not self._waits:
+            self._wait_for_turn()
+        if self._waits and len(self._held) > _HELD_BYTES:
+            self.flow.pause_reading()
+
+    def _wait_for_turn(self) -> None:
+        self._waits = True
+        self.config.door.enter(self._take_held)
+
+    def _take_held(self) -> None:
+        self._waits = False
+        held, self._held = self._held, b""
+        if len(held) > _HELD_BYTES:
+            self.flow.resume_reading()
+        self._feed(held)
+
+    def _feed(self, data: bytes) -> None:
         """Feed octets to the parser, piece by piece, until it or a bound refuses them."""
         while data and not self._deaf:
             if len(self.pipeline) >= self.edge.limits.pipelined:
@@ -328,9 +349,8 @@ class GatewayHttpProtocol(HttpToolsProtocol):
             refused, self._refused = self._refused, None
             self._unset_keepalive_if_required()
             self._answer(refused)
-        elif self._held and len(self.pipeline) < self.edge.limits.pipelined:
-            held, self._held = self._held, b""
-            self.data_received(held)
+        elif self._held and not self._waits and len(self.pipeline) < self.edge.limits.pipelined:
+            self._wait_for_turn()
 
     # ------------------------------------------------------------------------------------------ time
 
@@ -345,10 +365,19 @@ class GatewayHttpProtocol(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         self._deadline = None
-        if self._deaf or self._phase is _Phase.IDLE:
+        if self._waits:
+            self._expect_within(self.edge.limits.head_s)  # what has come waits for us, and not we for it
+        elif self._deaf or self._phase is _Phase.IDLE:
             self.transport.abort()  # nothing was asked, so nothing is answered; or the answer has had its time
         else:
             self._refuse(_RefusedError(408))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; one that waits for its turn is none."""
+        if self._waits:
+            self._expect_within(self.edge.limits.head_s)
+        else:
+            super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         """Wait for a peer that does not read its answers, but not for ever."""
@@ -368,6 +397,8 @@ class GatewayHttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Let a peer that has asked and said that it asks no more have its answer."""
+        if self._waits:
+            self._take_held()
         cycle = self._unanswered()
         if cycle is None or self._phase is not _Phase.IDLE or self.pipeline or not self.transport.can_write_eof():
             return False
@@ -384,6 +415,8 @@ class GatewayHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Free everything."""
+        self._deaf = True
+        self._held = b""
         self._expect_nothing()
         self._unset_keepalive_if_required()
         self._reads_again()

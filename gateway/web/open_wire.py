@@ -17,6 +17,7 @@ import asyncio
 import enum
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.core.errors import Close, Closes
@@ -326,7 +327,7 @@ class OpenWire(asyncio.Protocol):
         receiver, self.receiver = self.receiver, None
         self._held, self._events, self._parser = (), None, None
         if receiver is not None:
-            receiver.lost(self._close_code)
+            self._config.exit.enter(partial(receiver.lost, self._close_code))
 
     def _reap_in(self, seconds: float) -> None:
         if self._reaper is not None:

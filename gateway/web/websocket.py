@@ -28,7 +28,7 @@ from gateway.core.handshake import (
     read_handshake,
 )
 from gateway.core.principal import ConnectionFacts
-from gateway.runtime.connection import Admission
+from gateway.runtime.admission import Admission
 from gateway.runtime.ports import (
     Answer,
     CredentialVerifier,
@@ -69,6 +69,7 @@ class Gate:
         log: Where they are told.
         now: Unix seconds.
         refused_linger_s: Seconds that a refused peer has to answer the close frame.
+        max_frame_bytes: The largest message on plain ASGI; on our own server it never comes as far as here.
     """
 
     verifier: CredentialVerifier
@@ -78,6 +79,7 @@ class Gate:
     log: Log
     now: Callable[[], float] = time.time
     refused_linger_s: float = 2.0
+    max_frame_bytes: int = 65_536
 
     async def authenticate(self, websocket: WebSocket) -> Admission:
         """Admit a handshake: the dependency of the route.
@@ -232,7 +234,9 @@ def websocket_router(node: Node, gate: Gate) -> APIRouter:
             if connection is not None:
                 wire.serve(connection)
             return
-        transport = AsgiTransport(websocket.receive, websocket.send, encoding, gate.metrics.traffic)
+        transport = AsgiTransport(
+            websocket.receive, websocket.send, encoding, gate.metrics.traffic, gate.max_frame_bytes
+        )
         await transport.run(node.open(admission, transport) or _Nobody())
 
     @router.get("/ws", include_in_schema=False)

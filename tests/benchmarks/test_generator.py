@@ -103,6 +103,26 @@ def test_connections_are_counted_and_weighed(gateway: tuple[int, int], login: Lo
     assert counted(gateway[1], "gateway_connection_attempts_total", accepted) - before == 30
 
 
+def generated(pid: int, port: int, conversation: Conversation, load: Load) -> subprocess.CompletedProcess[bytes]:
+    """Let a generator of its own process carry out a load."""
+    asked = msgspec.json.encode(order(port, pid, conversation, load))
+    return subprocess.run([sys.executable, str(GENERATOR)], input=asked, capture_output=True, check=False)
+
+
+def test_deliveries_are_timed_while_others_connect_all_at_once(gateway: tuple[int, int], login: Login) -> None:
+    pid, port = gateway
+    load = FanOut(5, rate_per_s=100, newcomers=40)
+    before = counted(port, "gateway_connection_attempts_total", 'outcome="accepted"')
+
+    made = generated(pid, port, gateway_conversation(load, login), load)
+
+    outcome = msgspec.json.decode(made.stdout, type=Outcome)
+    assert_whole(outcome)
+    assert outcome.p99_ms is not None
+    accepted = counted(port, "gateway_connection_attempts_total", 'outcome="accepted"') - before
+    assert accepted == 5 + 1 + 40
+
+
 def test_a_refused_token_fails_the_run(gateway: tuple[int, int], login: Login) -> None:
     forged = Login(login.access_token[:-8] + "AAAAAAAA", login.signing_key)
 
@@ -125,8 +145,7 @@ def test_a_refused_command_fails_the_run_instead_of_counting_as_a_cheap_reply(
 def test_a_plain_peer_is_measured_by_a_generator_of_its_own_process() -> None:
     for load in (FanOut(5), Exchange(3, 4)):
         with fastapi().serving(load, core=None) as served:
-            asked = msgspec.json.encode(order(served.port, served.pid, served.conversation, load))
-            made = subprocess.run([sys.executable, str(GENERATOR)], input=asked, capture_output=True, check=True)
+            made = generated(served.pid, served.port, served.conversation, load)
 
             assert_whole(msgspec.json.decode(made.stdout, type=Outcome))
         with pytest.raises(ProcessLookupError):

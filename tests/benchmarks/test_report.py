@@ -87,6 +87,8 @@ def test_the_goals_of_the_release_are_these() -> None:
         [(0.55, "Node ws")],
         [(16.0, None)],
         [(400.0, None)],
+        [],
+        [],
     ]
     assert {row.plot for row in ROWS} == set(PLOTS)
 

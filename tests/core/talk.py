@@ -14,8 +14,9 @@ from gateway.core.effects import Effect as Wanted
 from gateway.core.errors import CommandError, ErrorCode, SignatureFailure
 from gateway.core.frames import Encoding
 from gateway.core.principal import ConnectionFacts, Principal, TokenIdentity
-from gateway.core.session import PENDING, Publisher, Session, SessionLimits
+from gateway.core.session import Session
 from gateway.core.session_events import Event
+from gateway.core.session_ports import PENDING, Publisher, SessionLimits
 from gateway.core.signing import Signer, Verifier, verify_all
 from gateway.core.turn import Turn
 

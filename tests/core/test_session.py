@@ -20,7 +20,7 @@ from gateway.core.frames import BroadcastPush, Encoding, SharedPush
 from gateway.core.handlers import HANDLERS
 from gateway.core.in_flight import MAX_IN_FLIGHT
 from gateway.core.principal import Principal, TokenIdentity
-from gateway.core.session import MAX_PUBLISHABLE, Phase, Session, SessionLimits
+from gateway.core.session import MAX_PUBLISHABLE, Phase, Session
 from gateway.core.session_events import (
     Completed,
     DrainStarted,
@@ -33,6 +33,7 @@ from gateway.core.session_events import (
     RolesChanged,
     TimePassed,
 )
+from gateway.core.session_ports import SessionLimits
 
 PUBLISH = {"id": 1, "action": "channel.publish", "channel": "room:acme:1", "data": {"text": "hi"}}
 SUBSCRIBE = {"id": 1, "action": "channel.subscribe", "channel": "room:acme:1"}

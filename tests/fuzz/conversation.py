@@ -11,8 +11,9 @@ from gateway.core import effects
 from gateway.core.effects import End
 from gateway.core.errors import Closes, ErrorCode
 from gateway.core.frames import Encoding
-from gateway.core.session import Phase, SessionLimits
+from gateway.core.session import Phase
 from gateway.core.session_events import Completed
+from gateway.core.session_ports import SessionLimits
 
 CODES = {code.value for code in ErrorCode}
 CLOSES = {

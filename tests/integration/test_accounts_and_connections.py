@@ -14,6 +14,23 @@ async def test_a_command_of_another_process_ends_the_connections_of_a_disabled_u
     await command(gateway, "users", "disable", "alice")
     assert await alice.closed() == (1008, "session_revoked")
     assert await bob.do("ping") == {}
+    assert await gateway.metric("gateway_revocation_seconds_bucket", le="1.0") == 1
+
+
+async def test_a_right_that_another_process_has_taken_ends_an_open_subscription_within_a_second(
+    gateway: RunningGateway,
+) -> None:
+    alice, bob = await gateway.peer("alice"), await gateway.peer("bob")
+    for peer in (alice, bob):
+        await peer.do("channel.subscribe", "plain:acme:1")
+    await command(gateway, "users", "set-roles", "alice", "--role", "viewer")
+    assert (await alice.push("unsubscribed"))["reason"] == "permission_revoked"
+    await bob.do("channel.publish", "plain:acme:1", "of this alice hears nothing")
+    assert (await bob.push("message"))["data"] == "of this alice hears nothing"
+    await alice.do("ping")
+    assert alice.pushes == []
+    # From the commit to the connections, as the gateway itself has measured it.
+    assert await gateway.metric("gateway_revocation_seconds_bucket", le="1.0") == 1
 
 
 async def test_a_command_of_another_process_changes_what_an_open_connection_may_do(gateway: RunningGateway) -> None:

@@ -22,6 +22,7 @@ async def test_a_peer_that_leaves_before_its_body_is_whole_fills_no_log(gateway:
     assert gateway.events("request.failed") == []
 
 
+@pytest.mark.wire_only("an answer to who is cut off by the end of the server")
 async def test_a_body_that_never_ends_does_not_hold_up_the_stop(gateway: RunningGateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\na")

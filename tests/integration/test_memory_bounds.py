@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 import pytest
+from edge_server import until
+from road import Road
 from running_gateway import Peer, RunningGateway, Start
+
+from gateway.core.session import Session
+from gateway.runtime.connection import Connection
+from gateway.web.asgi_transport import AsgiTransport
+from gateway.web.open_wire import OpenWire
 
 ROOM = "room:acme:{number}"
 MANY_OBJECTS = b"[" + b",".join([b"[]"] * 20_000) + b"]"
@@ -75,6 +82,7 @@ async def test_a_batch_of_large_questions_does_not_pile_up_its_answers(start: St
     assert tracemalloc.get_traced_memory()[1] - before < 16 * MIB  # 64 answers are 32 MiB, and as much again to send
 
 
+@pytest.mark.wire_only("a parser of ours: others keep a place for each fragment")
 @pytest.mark.usefixtures("traced")
 async def test_fragments_without_an_octet_leave_nothing_behind(gateway: RunningGateway) -> None:
     alice = await gateway.peer()
@@ -107,3 +115,62 @@ async def test_refreshing_again_and_again_takes_one_place_among_the_deadlines(st
         await alice.do("session.refresh", data={"token": answer["access_token"]})
     wheel = gateway.gateway.node._wheel
     assert sum(len(due) for due in wheel.values()) < 5
+
+
+# ------------------------------------------------------------------------------------------------- what has gone
+
+OF_A_CONNECTION = (Connection, Session, OpenWire, AsgiTransport)
+TRANSPORT = {Road.WIRE: "OpenWire", Road.PLAIN_ASGI: "AsgiTransport"}
+
+
+@pytest.fixture
+def alive() -> Iterator[Callable[[], list[str]]]:
+    """Name what has come of connections and is there, while nothing is freed but what nobody refers to."""
+    gc.collect()
+    gc.disable()
+    before = {id(each) for each in of_connections()}
+    yield lambda: sorted(type(each).__name__ for each in of_connections() if id(each) not in before)
+    gc.enable()
+
+
+def of_connections() -> list[object]:
+    return [each for each in gc.get_objects() if isinstance(each, OF_A_CONNECTION)]
+
+
+async def goes(_: RunningGateway, peer: Peer) -> None:
+    await peer.socket.close()
+
+
+async def is_cut_off(_: RunningGateway, peer: Peer) -> None:
+    peer.socket.transport.abort()
+
+
+async def breaks_the_protocol(_: RunningGateway, peer: Peer) -> None:
+    peer.socket.transport.write(b"\xff" * 10)
+
+
+async def is_revoked(gateway: RunningGateway, _: Peer) -> None:
+    await gateway.gateway.identity.accounts.disable("alice")
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("end", [goes, is_cut_off, breaks_the_protocol, is_revoked])
+async def test_of_a_connection_that_has_gone_nothing_waits_for_the_collector(
+    start: Start,
+    alive: Callable[[], list[str]],
+    end: Callable[[RunningGateway, Peer], Awaitable[None]],
+    *,
+    signed: bool,
+) -> None:
+    """Nor for its place among the deadlines."""
+    gateway: RunningGateway = await start(heartbeat_s="1000")
+    peer = await gateway.peer("alice", signed=signed)
+    await peer.do("channel.subscribe", ROOM.format(number=1))
+    await peer.do("channel.publish", ROOM.format(number=1), "x")
+    await peer.socket.send([b"", b""])  # a message in parts
+    assert set(alive()) == {"Connection", TRANSPORT[gateway.road], "Session"}
+    await end(gateway, peer)
+    await peer.socket.wait_closed()
+    await gateway.event("connection.closed")
+    await gateway.gateway.node.wait_empty()
+    await until(lambda: not alive())  # when what has told of the end has returned

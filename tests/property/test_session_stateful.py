@@ -12,7 +12,7 @@ from gateway.core.effects import Effect, End
 from gateway.core.errors import Closes, CommandError, ErrorCode
 from gateway.core.in_flight import MAX_IN_FLIGHT
 from gateway.core.principal import Principal
-from gateway.core.session import Phase, SessionLimits
+from gateway.core.session import Phase
 from gateway.core.session_events import (
     Completed,
     DrainStarted,
@@ -25,6 +25,7 @@ from gateway.core.session_events import (
     RolesChanged,
     TimePassed,
 )
+from gateway.core.session_ports import SessionLimits
 
 CHANNELS = [f"room:{n}" for n in range(4)]
 ACTIONS = ["channel.subscribe", "channel.unsubscribe", "channel.publish", "channel.history"]

@@ -17,8 +17,10 @@ from gateway.core.decision import ChannelOptions
 from gateway.core.errors import HandshakeRefusedError, Refusal, StateUnavailableError
 from gateway.core.handshake import SUBPROTOCOLS
 from gateway.core.principal import ConnectionFacts, Principal
-from gateway.core.session import SessionLimits
-from gateway.runtime.connection import MAX_HELD, Admission, Connection
+from gateway.core.session_ports import SessionLimits
+from gateway.runtime.admission import Admission
+from gateway.runtime.connection import Connection
+from gateway.runtime.held import MAX_HELD
 from gateway.runtime.node import Node, NodeLimits
 from gateway.runtime.null_metrics import NullMetrics
 from gateway.runtime.ports import Broadcast, Deliver, Direct, Page, VerifiedCredential
@@ -395,3 +397,63 @@ async def test_an_action_that_nothing_carries_out_is_unavailable(house: House) -
     say(connection, 1, "orders.create")
     await settle()
     assert wire.sent[0]["error"]["code"] == "unavailable"  # type: ignore[index]
+
+
+async def test_who_subscribes_once_more_while_the_broker_waits_misses_nothing_and_gets_nothing_twice(
+    house: House,
+) -> None:
+    house.broker.gate.set()
+    connection, wire = house.connect()
+    say(connection, 1, "channel.subscribe", ROOM)
+    await settle()
+    house.broker.gate.clear()
+    await house.broker.inner.publish(ROOM, "due", "bob", NOW, KEPT)
+    say(connection, 2, "channel.subscribe", ROOM)
+    await settle()
+    await house.broker.inner.publish(ROOM, "meanwhile", "bob", NOW, KEPT)
+    await settle()
+    house.broker.gate.set()
+    await settle()
+    await house.broker.inner.publish(ROOM, "after", "bob", NOW, KEPT)
+    await settle()
+    assert [frame.get("id", frame.get("data")) for frame in wire.sent if frame["type"] != "presence"] == [
+        1,
+        "due",
+        2,
+        "after",
+    ]
+    (reply,) = (frame for frame in wire.sent if frame.get("id") == 2)
+    assert reply["data"]["offset"] == 2  # type: ignore[index] # it stands for `meanwhile`, too
+    assert house.node.hub.subscriptions() == 1
+
+
+async def test_a_broker_of_this_process_that_is_away_is_told_by_an_error(house: House) -> None:
+    house.broker.in_process = house.broker.failing = True
+    house.broker.gate.set()
+    connection, wire = house.connect()
+    say(connection, 1, "channel.history", ROOM)
+    assert wire.sent[0]["error"]["code"] == "unavailable"  # type: ignore[index]
+    connection.lost(1006)
+
+
+async def test_the_same_policy_again_asks_nothing_anew(house: House) -> None:
+    connection, _ = house.connect()
+    policy = house.node.policy
+    assert isinstance(policy, KeepingPolicy)
+    asked = len(policy.bound_to)
+    house.node.adopt_policy(policy)
+    connection.adopt_policy()
+    assert len(policy.bound_to) == asked
+
+
+async def test_a_signed_connection_is_not_opened_without_a_key(house: House) -> None:
+    admission = Admission(
+        VerifiedCredential(ALICE),
+        SUBPROTOCOLS["gateway.v1.json.signed"],
+        bytes(16),
+        ConnectionFacts("192.0.2.1", signed=True),
+        "192.0.2.1",
+    )
+    with pytest.raises(ValueError, match="without a key"):
+        house.node.open(admission, Wire())
+    assert house.node.connections() == []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+from edge_server import Serve, serving
+from road import Road
 
 EDGE_TESTS = ("test_http_protocol", "test_websocket_")
 
@@ -18,3 +21,9 @@ def pytest_asyncio_loop_factories(
     if not item.path.name.startswith(EDGE_TESTS):
         return {"asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture
+def serve(road: Road) -> Serve:
+    """Serve the edge by the road of the test: `async with serve() as served`."""
+    return functools.partial(serving, stock=road is Road.PLAIN_ASGI)

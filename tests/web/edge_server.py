@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import uvicorn
 from fastapi import APIRouter
+from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from gateway.core.addresses import Network
@@ -24,7 +25,7 @@ from gateway.core.floods import FloodGate
 from gateway.core.handshake import HandshakeRules
 from gateway.core.origins import OriginRule
 from gateway.core.principal import Principal
-from gateway.runtime.connection import Admission
+from gateway.runtime.admission import Admission
 from gateway.runtime.null_metrics import NullMetrics
 from gateway.runtime.ports import Answer, Read, Transport, VerifiedCredential
 from gateway.web.app import create_app
@@ -223,6 +224,7 @@ class Served:
     metrics: Metrics
     log: Log
     uvicorn: ServerState
+    config: uvicorn.Config
     state: dict[str, Any] = field(default_factory=dict)
 
     async def connection(self) -> Echo:
@@ -244,6 +246,10 @@ class Served:
         return raw
 
 
+Serve = Callable[..., contextlib.AbstractAsyncContextManager[Served]]
+"""What the fixture `serve` gives: `serving` by the road of the test."""
+
+
 @contextlib.asynccontextmanager
 async def serving(
     *,
@@ -255,14 +261,15 @@ async def serving(
     compression: bool = False,
     docs: bool = False,
     stock: bool = False,
+    instead: ASGIApp | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve the edge on a free port; with `stock`, by uvicorn's own protocol classes."""
+    """Serve the edge on a free port; with `stock`, by uvicorn's own protocol classes; another application `instead` of ours."""
     node, verifier, metrics, log = EchoNode(), Verifier(), Metrics(), Log()
     state: dict[str, Any] = {"draining": False}
     rules = rules or HandshakeRules(OriginRule.build("https://gate.example", ["https://app.example"], loopback=False))
     linger_s = (limits or EdgeLimits()).refused_s
     gate = Gate(verifier, rules, trusted, metrics, log, refused_linger_s=linger_s)
-    app = create_app(node=node, gate=gate, routers=routers, docs=docs)
+    app = instead or create_app(node=node, gate=gate, routers=routers, docs=docs)
     edge = Edge(metrics, lambda: state["draining"], FloodGate(handshakes_per_s), trusted, limits or EdgeLimits())
     config: uvicorn.Config = build_config(app, edge, compression=compression)
     if stock:
@@ -282,7 +289,7 @@ async def serving(
     (listener,) = listen("127.0.0.1", 0)
     server = await loop.create_server(lambda: make(config, uvicorn_state, {}), sock=listener)
     try:
-        yield Served(listening_port([listener]), node, verifier, metrics, log, uvicorn_state, state)
+        yield Served(listening_port([listener]), node, verifier, metrics, log, uvicorn_state, config, state)
     finally:
         server.close()
         for connection in list(uvicorn_state.connections):

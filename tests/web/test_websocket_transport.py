@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from edge_server import PATIENCE_S, Served, close_frame, frame, serving, text, until, upgrade
+from loop_turns import Turns
 
 from gateway.core.frames import Encoding
-from gateway.runtime.ports import Intake, Traffic
+from gateway.runtime.ports import Answer, Intake, Read, Traffic
 from gateway.web.asgi_transport import AsgiTransport
 from gateway.web.edge import EdgeLimits
+from gateway.web.wire_parser import TURN_MESSAGES
 
 MEGABYTE = b"x" * 1_000_000
 
@@ -245,7 +247,7 @@ async def test_cancelled_connection_tells_its_receiver_and_leaves_no_task() -> N
         raise NotImplementedError
 
     before = asyncio.all_tasks()
-    transport = AsgiTransport(never, drop, Encoding.JSON, Traffic())
+    transport = AsgiTransport(never, drop, Encoding.JSON, Traffic(), 65_536)
     task = asyncio.create_task(transport.run(Receiver()))
     await asyncio.sleep(0)
     task.cancel()
@@ -266,6 +268,56 @@ async def test_fault_in_sending_ends_its_connection(caplog: pytest.LogCaptureFix
         assert await asyncio.wait_for(echo.gone, PATIENCE_S) == 1006
         gc.collect()
     assert "UnicodeDecodeError" in caplog.text
+
+
+class Inbox:
+    """A receiver that keeps messages, by the turn of the loop in which they came."""
+
+    max_buffered_bytes = 0
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.gone = asyncio.Event()
+
+    @property
+    def intake(self) -> Intake:
+        return self
+
+    def take(self, reads: list[Read]) -> list[Answer]:
+        for _, payloads in reads:
+            for _ in payloads:
+                self.turns.note()
+        return []
+
+    def unsupported(self) -> None:
+        raise NotImplementedError
+
+    def overflowed(self) -> None:
+        raise NotImplementedError
+
+    def lost(self, code: int) -> None:
+        assert code == 1000
+        self.gone.set()
+
+
+async def test_what_a_server_has_read_at_once_is_taken_in_shares() -> None:
+    """A server that has a thousand messages gives them without a pause: others would wait for all of them."""
+    events: list[dict[str, Any]] = [{"type": "websocket.receive", "text": "hi"}] * 1000
+    events.append({"type": "websocket.disconnect", "code": 1000})
+    came = iter(events)
+
+    async def receive() -> dict[str, Any]:
+        return next(came)
+
+    async def drop(_: Any) -> None:  # noqa: ANN401 - an ASGI event
+        raise NotImplementedError
+
+    with Turns() as turns:
+        inbox = Inbox(turns)
+        await AsgiTransport(receive, drop, Encoding.JSON, Traffic(), 65_536).run(inbox)
+    assert inbox.gone.is_set()
+    assert turns.happened.total() == 1000
+    assert max(turns.happened.values()) <= TURN_MESSAGES
 
 
 async def test_no_octets_are_taken_where_there_is_no_framing_for_them() -> None:
