@@ -38,6 +38,7 @@ class EdgeLimits:
         keep_alive_s: Seconds that a connection may be idle between two requests.
         pipelined: Requests that may wait for the one before them.
         heard_per_turn: Connections that are heard in one turn of the loop, before they have become WebSockets.
+        held_bytes: Octets that those which wait for their turn may hold together.
         ends_per_turn: WebSockets whose end is told in one turn of the loop.
         refused_s: Seconds that a refused peer has to read its answer and go.
         stalled_s: Seconds that a peer may leave a full send buffer unread.
@@ -51,7 +52,8 @@ class EdgeLimits:
     keep_alive_s: float = 15.0
     pipelined: int = 16
     heard_per_turn: int = 4
-    ends_per_turn: int = 16
+    held_bytes: int = 16_777_216
+    ends_per_turn: int = 64
     refused_s: float = 2.0
     stalled_s: float = 30.0
     close_s: float = 5.0
@@ -90,7 +92,7 @@ class EdgeConfig(uvicorn.Config):
     def __init__(self, app: Any, edge: Edge, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own types
         super().__init__(app, **options)
         self.edge = edge
-        self.door = Turnstile(edge.limits.heard_per_turn)
+        self.door = Turnstile(edge.limits.heard_per_turn, edge.limits.held_bytes)
         """What requests wait at, those for a WebSocket among them."""
         self.exit = Turnstile(edge.limits.ends_per_turn)
         """What the end of a WebSocket waits at before it is told."""

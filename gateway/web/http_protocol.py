@@ -33,7 +33,6 @@ _HEAD_PIECE = 2048
 _BODY_PIECE = 16_384
 # What the framing of a chunked body may add to it: sizes, extensions, trailer fields.
 _FRAMING_BYTES = 16_384
-_HELD_BYTES = 16_384
 _FIELD_EXTRA = 4  # ": " and CRLF
 _LINES_EXTRA = 14  # the two spaces, the version and CRLF of the request line; the empty line behind the head
 
@@ -105,22 +104,25 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         self._expect_within(self.edge.limits.head_s)
 
     def data_received(self, data: bytes) -> None:
-        """Keep octets until it is this connection's turn; of too much, let the peer wait."""
+        """Keep octets until it is this connection's turn; nothing more is read before."""
         self._held += data
         if not self._waits:
             self._wait_for_turn()
-        if self._waits and len(self._held) > _HELD_BYTES:
-            self.flow.pause_reading()
 
     def _wait_for_turn(self) -> None:
         self._waits = True
-        self.config.door.enter(self._take_held)
+        self.config.door.enter(self._take_held, len(self._held))
+        if self._waits:
+            # Or a crowd that sends octet by octet would have all of them read again in each turn.
+            self.flow.pause_reading()
 
     def _take_held(self) -> None:
+        """Take what has been kept, where that has not been done meanwhile."""
+        if not self._waits:
+            return
         self._waits = False
         held, self._held = self._held, b""
-        if len(held) > _HELD_BYTES:
-            self.flow.resume_reading()
+        self.flow.resume_reading()
         self._feed(held)
 
     def _feed(self, data: bytes) -> None:
@@ -330,6 +332,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         """Hand the connection to the WebSocket class, with the octets behind the head: they are the first frames."""
         self._expect_nothing()
         self._unset_keepalive_if_required()
+        self._reads_again()
         self.connections.discard(self)
         target = httptools.parse_url(self.url)
         make = cast("type[WireProtocol]", self.ws_protocol_class)
@@ -359,6 +362,9 @@ class GatewayHttpProtocol(HttpToolsProtocol):
         self._expect_nothing()
         self._deadline = self.loop.call_later(seconds, self._too_late)
 
+    def _expects_something(self) -> bool:
+        return self._deadline is not None
+
     def _expect_nothing(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -367,18 +373,25 @@ class GatewayHttpProtocol(HttpToolsProtocol):
     def _too_late(self) -> None:
         self._deadline = None
         if self._waits:
-            self._expect_within(self.edge.limits.head_s)  # what has come waits for us, and not we for it
-        elif self._deaf or self._phase is _Phase.IDLE:
+            self._take_held()  # what has come in time counts, whoever's turn it is
+            if self._expects_something() or self._is_answering():
+                return
+        if self._deaf or self._phase is _Phase.IDLE:
             self.transport.abort()  # nothing was asked, so nothing is answered; or the answer has had its time
         else:
             self._refuse(_RefusedError(408))
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection; one that waits for its turn is none."""
+        """Close an idle connection; one whose request waits for its turn is none."""
         if self._waits:
-            self._expect_within(self.edge.limits.head_s)
-        else:
+            self._take_held()
+        if self._phase is _Phase.IDLE and not self._is_answering():
             super().timeout_keep_alive_handler()
+
+    def _is_answering(self) -> bool:
+        """Tell whether a whole request has come that is not answered yet, or the connection has become a WebSocket."""
+        gone = self.transport.get_protocol() is not self
+        return gone or bool(self.pipeline) or self._unanswered() is not None
 
     def pause_writing(self) -> None:
         """Wait for a peer that does not read its answers, but not for ever."""
@@ -398,8 +411,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Let a peer that has asked and said that it asks no more have its answer."""
-        if self._waits:
-            self._take_held()
+        self._take_held()  # where one read held both; else nothing is read, and no end seen, before its turn
         cycle = self._unanswered()
         if cycle is None or self._phase is not _Phase.IDLE or self.pipeline or not self.transport.can_write_eof():
             return False

@@ -27,6 +27,7 @@ from gateway.runtime.ports import Receiver
 from gateway.web.deflate import deflate_framing
 from gateway.web.half_close import say_no_more
 from gateway.web.wire_parser import (
+    TURN_BYTES,
     TURN_MESSAGES,
     Message,
     PeerClose,
@@ -279,9 +280,13 @@ class OpenWire(asyncio.Protocol):
             self._config.exit.enter(partial(receiver.lost, self._close_code))
 
     def _reap_in(self, seconds: float) -> None:
+        """Drop the connection in so many seconds, or sooner where that has been said: nothing that a peer does gives it more time."""
+        loop = asyncio.get_running_loop()
         if self._reaper is not None:
+            if self._reaper.when() <= loop.time() + seconds:
+                return
             self._reaper.cancel()
-        self._reaper = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+        self._reaper = loop.call_later(seconds, self.transport.abort)
 
     def eof_received(self) -> None:
         """Let the transport close, but not wait for a peer that does not read."""
@@ -354,11 +359,12 @@ class OpenWire(asyncio.Protocol):
 
     def _follow(self, events: Iterator[WireEvent]) -> None:
         """Act on what the parser finds; what is not looked at in this turn stays in `_events`."""
-        frames = 0
+        frames = octets = 0
         try:
             for event in events:
                 frames += 1
                 if isinstance(event, Message):
+                    octets += len(event.payload)
                     self._take_message(event)
                 elif isinstance(event, Ping):
                     self._pong(event.payload)
@@ -366,7 +372,7 @@ class OpenWire(asyncio.Protocol):
                     self._peer_closed(event)
                 if not self._reads_on():
                     return
-                if self._paused or frames == TURN_MESSAGES:
+                if self._paused or frames == TURN_MESSAGES or octets >= TURN_BYTES:
                     self._events = events
                     if not self._paused:
                         self._wait_a_turn()

@@ -51,6 +51,9 @@ TURN_MESSAGES = 256
 """Messages, or any other frames, of one connection that are taken in one turn of the loop before others have theirs: of the most
 costly ones, commands, a millisecond's worth."""
 
+TURN_BYTES = 65_536
+"""Octets of messages, after inflation, with which the turn of one connection ends: the most costly ones take ten milliseconds."""
+
 
 class WireError(GatewayError):
     """What a peer must not send; it ends the connection.
@@ -132,7 +135,7 @@ def whole_messages(first: int, max_message_bytes: int) -> Taker:
                 break
             into.append(payload)
             at = following
-            if len(into) == TURN_MESSAGES:
+            if len(into) == TURN_MESSAGES or at >= TURN_BYTES:
                 break
         return at
 

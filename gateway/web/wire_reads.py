@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway.runtime.ports import Intake, Read, Traffic, Transport
-from gateway.web.wire_parser import TURN_MESSAGES, Taker
+from gateway.web.wire_parser import TURN_BYTES, TURN_MESSAGES, Taker
 
 if TYPE_CHECKING:
     from gateway.web.open_wire import OpenWire
@@ -61,7 +61,7 @@ class Reads:
                 intake = receiver.intake
                 reads.append((receiver, payloads))
             if at < len(data) or wire.holds:
-                rests.append((wire, data[at:], len(payloads) == TURN_MESSAGES))
+                rests.append((wire, data[at:], len(payloads) == TURN_MESSAGES or at >= TURN_BYTES))
         self._traffic.received += octets
         if intake is not None:
             for transport, answers in intake.take(reads):

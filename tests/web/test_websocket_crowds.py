@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 from collections.abc import AsyncIterator
 from typing import cast
 
-from edge_server import Raw, Served, frame, serving, until, upgrade
-from fastapi import APIRouter
+from edge_server import Raw, Served, frame, serving, text, until, upgrade
+from fastapi import APIRouter, Response
 from loop_turns import Turns
 
 from gateway.runtime.ports import VerifiedCredential
@@ -19,6 +17,7 @@ from gateway.web.turnstile import Turnstile
 
 CROWD = 40
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
+LARGE = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
 SHUT = EdgeLimits(heard_per_turn=0)
 
 
@@ -103,38 +102,64 @@ async def test_nothing_reaches_a_connection_whose_end_waits_to_be_told() -> None
         assert not echo.gone.done()
 
 
-async def test_what_comes_in_pieces_while_its_connection_waits_is_put_together() -> None:
+def open_door(served: Served) -> None:
+    """Let those in that wait: somebody comes, and it has turned."""
+    door(served)._per_turn = 4
+    door(served).enter(lambda: None)
+
+
+async def test_what_comes_while_its_connection_waits_stays_in_the_socket() -> None:
     async with serving(limits=SHUT, routers=[router()]) as served, await served.raw() as client:
-        for piece in (GET[:9], GET[9:20], GET[20:]):
-            client.send(piece)
-            await client.writer.drain()
-        client.writer.write_eof()  # whoever ends has not to wait
+        client.send(GET[:9])
+        await until(lambda: len(door(served)))
+        (connection,) = served.uvicorn.connections
+        assert not connection.transport.is_reading()
+        client.send(GET[9:])
+        await client.writer.drain()
+        open_door(served)
         assert (await client.response())[0] == 200
 
 
-async def test_who_sends_more_than_is_kept_while_waiting_waits_itself() -> None:
-    async with serving(limits=SHUT, routers=[router()]) as served, await served.raw() as client:
-        client.writer.transport.set_write_buffer_limits(high=0)
-        await until(lambda: served.uvicorn.connections)
-        (connection,) = served.uvicorn.connections
-        transport = connection.transport
-        client.send(GET * 400_000)
-        await until(lambda: not transport.is_reading())
-        assert client.writer.transport.get_write_buffer_size() > 0
-        assert len(connection._held) < 1_000_000  # type: ignore[union-attr] # one read of the loop's
-
-
-async def test_who_was_told_to_wait_is_read_again_behind_the_door() -> None:
-    limits = EdgeLimits(heard_per_turn=0, pipelined=10_000)
-    async with serving(limits=limits, routers=[router()]) as served, await served.raw() as client:
-        await until(lambda: served.uvicorn.connections)
-        (connection,) = served.uvicorn.connections
-        client.send(GET * 1000)
-        await until(lambda: not connection.transport.is_reading())
-        cast("EdgeConfig", served.config).door = Turnstile(4)
-        connection._take_held()  # type: ignore[union-attr] # what the other door does
-        for _ in range(1000):
+async def test_who_ends_what_it_sends_waits_as_long_as_the_others() -> None:
+    async with serving(limits=SHUT, routers=[router()]) as served, crowd(served, 8) as clients:
+        for client in clients:
+            client.send(GET)
+            client.writer.write_eof()
+        await until(lambda: len(door(served)) == 8)
+        open_door(served)
+        for client in clients:
             assert (await client.response())[0] == 200
+            assert await client.rest() == b""
+
+
+async def test_those_that_wait_hold_so_much_together_and_whoever_brings_more_is_heard_at_once() -> None:
+    limits = EdgeLimits(heard_per_turn=0, held_bytes=3 * len(GET))
+    async with serving(limits=limits, routers=[router()]) as served, crowd(served, 4) as (*waiting, last):
+        for number, client in enumerate(waiting, 1):
+            client.send(GET)
+            await until(lambda number=number: len(door(served)) == number)  # type: ignore[misc] # bound now
+        last.send(GET)
+        assert (await last.response())[0] == 200
+        assert len(door(served)) == 3
+
+
+async def test_drip_in_a_crowd_takes_nobody_elses_turn() -> None:
+    """Each octet of its own is a turn of its own, and no read while it waits."""
+    async with serving(limits=EdgeLimits(heard_per_turn=1), routers=[router()]) as served, crowd(served) as clients:
+        *drips, honest = clients
+        reads = 0
+        with Turns() as turns:
+            for drip in drips:
+                drip.send(GET[:1])
+            await until(lambda: served.uvicorn.connections and not len(door(served)))
+            began = turns.turn
+            for octet in GET[1:9]:
+                for drip in drips:
+                    drip.send(bytes((octet,)))
+                reads += len(drips)
+            honest.send(GET)
+            assert (await honest.response())[0] == 200
+            assert turns.turn - began < 6 * CROWD
 
 
 async def test_a_connection_that_is_lost_while_it_waits_is_not_asked_about() -> None:
@@ -143,39 +168,59 @@ async def test_a_connection_that_is_lost_while_it_waits_is_not_asked_about() -> 
             client.send(upgrade())
             await until(lambda: len(door(served)))
             (connection,) = served.uvicorn.connections
-            # Gone, and not only at its end: that would be no reason to wait for its turn.
-            client.writer.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
-            client.writer.transport.abort()
+            connection.transport.abort()
             await until(lambda: not served.uvicorn.connections)
-        connection._take_held()  # type: ignore[union-attr] # its turn comes
+        open_door(served)
+        await until(lambda: not len(door(served)))
         assert not served.uvicorn.tasks
         assert not served.metrics.attempts
 
 
-async def test_the_time_for_a_head_does_not_run_out_on_one_that_waits_for_its_turn() -> None:
+async def test_who_has_sent_its_head_in_time_is_answered_however_long_it_waits() -> None:
     limits = EdgeLimits(heard_per_turn=0, head_s=0.05)
     async with serving(limits=limits, routers=[router()]) as served, await served.raw() as patient:
         patient.send(GET)
-        async with await served.raw() as silent:
-            assert await silent.rest() == b""  # its time has run out, and the other's was before
-        patient.writer.write_eof()
         assert (await patient.response())[0] == 200
+
+
+async def test_who_has_not_is_dropped_while_it_waits() -> None:
+    limits = EdgeLimits(heard_per_turn=0, head_s=0.05)
+    async with serving(limits=limits, routers=[router()]) as served, await served.raw() as late:
+        late.send(GET[:-1])
+        assert (await late.problem())[0] == 408
 
 
 async def test_a_connection_that_is_kept_alive_is_not_idle_while_it_waits_for_its_turn() -> None:
     limits = EdgeLimits(keep_alive_s=0.2)
-    async with serving(limits=limits, routers=[router()]) as served, crowd(served, 2) as (patient, other):
+    async with serving(limits=limits, routers=[router()]) as served, await served.raw() as patient:
         patient.send(GET)
         assert (await patient.response())[0] == 200
-        config = cast("EdgeConfig", served.config)
-        config.door = Turnstile(0)
+        cast("EdgeConfig", served.config).door = Turnstile(0)
         patient.send(GET)
-        await until(lambda: len(config.door))
-        config.door = Turnstile(1)
-        other.send(GET)
-        assert (await other.response())[0] == 200
-        assert await other.rest() == b""  # it has been idle for its time, and the other would have been before
-        patient.writer.write_eof()
         assert (await patient.response())[0] == 200
+
+
+async def test_what_has_not_been_sent_yet_leaves_no_timer_on_the_websocket_that_follows() -> None:
+    limits = EdgeLimits(stalled_s=1.0)
+    large = APIRouter()
+
+    @large.get("/large")
+    async def send() -> Response:
+        return Response(b"x" * 20_000_000)
+
+    async with serving(limits=limits, routers=[large]) as served, await served.raw() as client:
+        await until(lambda: served.uvicorn.connections)
+        (connection,) = served.uvicorn.connections
+        client.send(LARGE)
+        await until(lambda: connection.cycle is not None and connection.cycle.response_complete)  # type: ignore[union-attr]
+        client.send(upgrade())
+        await until(lambda: connection not in served.uvicorn.connections)
+        async with await served.raw() as other:  # whose time runs out behind that of the first one's answer
+            other.send(LARGE)
+            await until(lambda: len(served.uvicorn.connections) == 2)
+            await until(lambda: len(served.uvicorn.connections) == 1)
+        assert len((await client.response())[2]) == 20_000_000
+        assert (await client.response())[0] == 101
+        assert await client.frame() == (0x81, served.node.greeting)
+        client.send(text("hello"))
+        assert await client.frame() == (0x81, b"hello")
