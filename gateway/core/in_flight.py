@@ -23,7 +23,7 @@ class Running(msgspec.Struct, frozen=True, gc=False):
     Args:
         action: Its action.
         channel: Its channel, if it has one.
-        data: Its data as it came.
+        data: Its data as it came, where that is to be known when it is done.
         allowed_by: The policy that allowed it.
         started_at: Seconds on the observer's timer.
     """
@@ -35,6 +35,20 @@ class Running(msgspec.Struct, frozen=True, gc=False):
     started_at: float
 
 
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A command that waits, as it came: what it is decoded into may take twenty times as much.
+
+    Args:
+        id: Its id.
+        channel: Its channel, if it has one.
+        body: Its octets.
+    """
+
+    id: int
+    channel: str | msgspec.UnsetType | None
+    body: bytes
+
+
 class InFlight:
     """The commands of one connection that have begun or wait to."""
 
@@ -43,7 +57,7 @@ class InFlight:
     def __init__(self) -> None:
         self.running: dict[int, Running] = {}
         """The commands that have begun, by id."""
-        self._waiting: deque[Command] | None = (
+        self._waiting: deque[Waiting] | None = (
             None  # made when it is needed, for an empty one takes more than all the rest
         )
         self._paused = False
@@ -54,13 +68,14 @@ class InFlight:
             self._waiting is not None and any(each.id == command_id for each in self._waiting)
         )
 
-    def admit(self, command: Command) -> bool:
-        """Tell whether a command may begin now; otherwise it waits its turn here."""
-        if not self.running or (not self._waiting and len(self.running) < MAX_IN_FLIGHT and not self._busy(command)):
+    def admit(self, command: Command, body: bytes) -> bool:
+        """Tell whether a command, whose octets are `body`, may begin now; otherwise it waits its turn here."""
+        channel = command.channel
+        if not self.running or (not self._waiting and len(self.running) < MAX_IN_FLIGHT and not self._busy(channel)):
             return True
         if self._waiting is None:
             self._waiting = deque()
-        self._waiting.append(command)
+        self._waiting.append(Waiting(command.id, channel, body))
         return False
 
     def begin(self, command_id: int, running: Running) -> None:
@@ -71,12 +86,12 @@ class InFlight:
         """Note that it is no longer."""
         return self.running.pop(command_id)
 
-    def next(self) -> Command | None:
-        """Take the command that has waited longest, if it may begin now."""
+    def next(self) -> bytes | None:
+        """Take the octets of the command that has waited longest, if it may begin now."""
         waiting = self._waiting
-        if not waiting or len(self.running) >= MAX_IN_FLIGHT or self._busy(waiting[0]):
+        if not waiting or len(self.running) >= MAX_IN_FLIGHT or self._busy(waiting[0].channel):
             return None
-        return waiting.popleft()
+        return waiting.popleft().body
 
     def count(self, action: str) -> int:
         """Count the commands on their way that do `action`."""
@@ -104,6 +119,5 @@ class InFlight:
     def _held(self) -> int:
         return len(self.running) + (0 if self._waiting is None else len(self._waiting))
 
-    def _busy(self, command: Command) -> bool:
-        channel = command.channel
+    def _busy(self, channel: str | msgspec.UnsetType | None) -> bool:
         return channel is not msgspec.UNSET and any(each.channel == channel for each in self.running.values())

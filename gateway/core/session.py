@@ -311,7 +311,7 @@ class Session:
                     else:
                         outbox.put(Reply(command.id, {"offset": position.offset, "epoch": position.epoch}))
                     continue
-            self._take(command, now, wanted)
+            self._take(command, body, now, wanted)
             if self._halted:
                 break
             tokens = bucket.tokens
@@ -361,16 +361,23 @@ class Session:
             except FrameError as fault:
                 self._refuse_frame(fault, now, wanted)
             else:
-                self._take(command, now, wanted)
+                self._take(command, bytes(item), now, wanted)
 
-    def _take(self, command: Command, now: float, wanted: list[Effect]) -> None:
-        """Take a command, now or in its turn behind others that are under way."""
+    def _take(self, command: Command, body: bytes, now: float, wanted: list[Effect]) -> None:
+        """Take a command, now or in its turn behind others that are under way.
+
+        Args:
+            command: The command.
+            body: What it was read from.
+            now: Unix seconds.
+            wanted: Where effects go.
+        """
         in_flight = self._in_flight
         if not in_flight.running:
             self._begin(command, now, wanted)
         elif in_flight.holds(command.id):
             self._refuse_frame(FrameError(f"id {command.id} is in flight already", command.id), now, wanted)
-        elif in_flight.admit(command):
+        elif in_flight.admit(command, body):
             self._begin(command, now, wanted)
         elif in_flight.must_pause():
             self._halted = True
@@ -380,13 +387,11 @@ class Session:
         """Carry a command through every check, then hand it to its handler, and what that wants to the carrier."""
         action, command_id = command.action, command.id
         spec = self._registry.find(action)
-        if spec is None:
-            self._refuse(command_id, UNKNOWN_ACTION, CommandError(ErrorCode.UNKNOWN_ACTION, "no such action"), 0.0)
-            return
         channel = None if command.channel is msgspec.UNSET else command.channel
         began = self._observer.timer()
+        wait_s = self._bucket.take(now)  # whatever becomes of it: each command counts
         try:
-            data = self._check(spec, command, channel, now)
+            data = self._check(spec, command, channel, now, wait_s)
             handler = HANDLERS.get(action)
             todo = (
                 effects.Invoke(command_id, action, channel, data)
@@ -395,24 +400,35 @@ class Session:
             )
             answer = todo.data if isinstance(todo, Answer) else self._carrier.carry(todo)
         except CommandError as error:
-            self._refuse(command_id, action, error, 0.0)
-            if error.code is ErrorCode.RATE_LIMITED and self._counts_as_abuse(now):
+            self._refuse(command_id, UNKNOWN_ACTION if spec is None else action, error, 0.0)
+            if (wait_s or error.code is ErrorCode.RATE_LIMITED) and self._counts_as_abuse(now):
                 wanted.extend(self._end(Closes.RATE_LIMITED))
             return
-        running = Running(action, channel, command.data, self._bound, began)
+        asked = command.data if action == "channel.subscribe" else msgspec.UNSET
+        running = Running(action, channel, asked, self._bound, began)
         if answer is PENDING:
             self._in_flight.begin(command_id, running)
         else:
             wanted.extend(self._answer(command_id, running, answer, now))
 
-    def _check(self, spec: ActionSpec, command: Command, channel: str | None, now: float) -> object:
-        """Make the checks that all actions share, in their order: shape, rate, decision with its obligations.
+    def _check(
+        self, spec: ActionSpec | None, command: Command, channel: str | None, now: float, wait_s: float
+    ) -> object:
+        """Make the checks that all actions share, in their order: known action, shape, rate, decision with its obligations.
+
+        Args:
+            spec: What is known of the action; None for one that is not.
+            command: The command.
+            channel: Its channel.
+            now: Unix seconds.
+            wait_s: Seconds until the rate of the connection would allow for it.
 
         Raises:
             CommandError: One of them does not hold.
         """
+        if spec is None:
+            raise CommandError(ErrorCode.UNKNOWN_ACTION, "no such action")
         data = shape(spec, command)
-        wait_s = self._bucket.take(now)
         if wait_s:
             raise CommandError(ErrorCode.RATE_LIMITED, "too many commands on this connection", wait_s)
         if spec.permission:
@@ -476,8 +492,8 @@ class Session:
         """Begin what has waited, as far as it may."""
         wanted: list[Effect] = []
         in_flight = self._in_flight
-        while self.phase is not Phase.CLOSING and (command := in_flight.next()) is not None:
-            self._begin(command, now, wanted)
+        while self.phase is not Phase.CLOSING and (body := in_flight.next()) is not None:
+            self._begin(self._parser.parse(body), now, wanted)
         if in_flight.may_resume():
             wanted.append(effects.ResumeReading())
         return wanted

@@ -19,6 +19,7 @@ FOLDED_EVENTS = frozenset(
         Event.COMMAND_DENIED,
         Event.SIGNATURE_INVALID,
         Event.TOKEN_REFUSED,
+        Event.SESSION_REFRESHED,
     }
 )
 

@@ -321,10 +321,14 @@ class Node:
         while True:
             await self._policy_changed.wait()
             self._policy_changed.clear()
-            for part in _parts(self.connections()):
-                for connection in part:
-                    self._guarded(connection, connection.adopt_policy)
-                await asyncio.sleep(0)
+            await self._adopt_everywhere()
+
+    async def _adopt_everywhere(self) -> None:
+        # A call of its own: whoever goes meanwhile is not to be kept by a name until the next policy comes.
+        for part in _parts(self.connections()):
+            for connection in part:
+                self._guarded(connection, connection.adopt_policy)
+            await asyncio.sleep(0)
 
     def apply(self, change: Change) -> None:
         """Let a change of accounts, tokens or families reach the connections that it touches."""
@@ -410,12 +414,15 @@ class Node:
             due = [tick for tick in self._wheel if tick <= last]
             self._tick = last
             for tick in sorted(due):
-                for part in _parts(list(self._wheel.pop(tick, ()))):
-                    for connection in part:
-                        if connection.deadline == tick and connection.session_id in self._connections:
-                            self._guarded(connection, partial(connection.look_at_deadlines, now))
-                            self._schedule(connection)
-                    await asyncio.sleep(0)
+                await self._look_at(tick, now)
+
+    async def _look_at(self, tick: int, now: float) -> None:
+        for part in _parts(list(self._wheel.pop(tick, ()))):
+            for connection in part:
+                if connection.deadline == tick and connection.session_id in self._connections:
+                    self._guarded(connection, partial(connection.look_at_deadlines, now))
+                    self._schedule(connection)
+            await asyncio.sleep(0)
 
 
 async def _drop_result(work: Coroutine[Any, Any, object]) -> None:

@@ -323,6 +323,27 @@ def test_the_hundredth_command_refused_by_a_rate_in_ten_seconds_ends_the_connect
     assert conversation.session.phase is Phase.CLOSING
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ({"action": "nosuch"}, "unknown_action"),
+        ({"action": "channel.subscribe"}, "invalid_data"),
+        ({"action": "channel.publish", "channel": "no channel", "data": 1}, "invalid_data"),
+    ],
+)
+def test_commands_that_nothing_comes_of_count_as_others_do(command: dict[str, object], code: str) -> None:
+    """They are told what is wrong with them, whatever the rate; and they take from it, and end what goes on with them."""
+    conversation = talk(limits=SessionLimits(65_536, 2.0, 3, 25.0))
+    for n in range(4):
+        conversation.send({"id": n + 1, **command})
+    conversation.send({"id": 5, "action": "ping"})
+    assert [each for _, each in conversation.errors()] == [code] * 4 + ["rate_limited"]
+    for n in range(98):
+        assert conversation.send({"id": n + 1, **command}) == [], n
+    assert conversation.send({"id": 99, **command}) == [End(Closes.RATE_LIMITED)]
+    assert {each for _, each in conversation.errors()} == {code}
+
+
 def test_refusals_spread_over_more_than_ten_seconds_do_not_end_it() -> None:
     conversation = talk(limits=SessionLimits(65_536, 0.001, 3, 25.0))
     for n in range(300):
