@@ -93,7 +93,6 @@ async def _publish(connection: Connection, effect: effects.Publish) -> object:
 
 def _carry_subscribe(connection: Connection, effect: effects.Subscribe) -> object:
     node = connection.node
-    node.answered_last = connection
     _make_room(connection)
     if node.broker.in_process:
         connection.catch_up(effect.channel)

@@ -40,7 +40,7 @@ class Host(Protocol):
     send_buffer_bytes: int
     clock: Callable[[], float]
     timer: Callable[[], float]
-    answered_last: Connection | None
+    unsent: list[Connection]
 
     @property
     def intake(self) -> Intake:
@@ -93,6 +93,7 @@ class Connection:
         "node",
         "opened_at",
         "outbox",
+        "paused",
         "policy",
         "port",
         "session",
@@ -110,6 +111,8 @@ class Connection:
         self._closed_with: Close | None = None
         self.gone = False
         """Whether nothing more is to be sent on it."""
+        self.paused = False
+        """Whether no more is read until the session wants it again."""
         self.port = transport
         self.framing: Framing | None = None if admission.subprotocol.signed else transport.framing
         self.opened_at = opened_at
@@ -191,8 +194,8 @@ class Connection:
         self.end(Closes.UNSUPPORTED_DATA)
 
     def overflowed(self) -> None:
-        """End a connection whose peer reads too slowly."""
-        if self._closed_with is None:
+        """End a connection whose peer reads too slowly; one that has gone meanwhile is no longer slow."""
+        if self._closed_with is None and self.session.phase is not Phase.CLOSED:
             self.node.metrics.slow_consumer()
             self.end(Closes.SLOW_CONSUMER)
 
@@ -243,8 +246,13 @@ class Connection:
 
     def tell(self, event: Event) -> None:
         """Bring an event to the session, carry out what it wants, send what it says."""
-        self.do(self.session.handle(event))
-        self.flush()
+        unsent = self.node.unsent
+        unsent.append(self)
+        try:
+            self.do(self.session.handle(event))
+            self.flush()
+        finally:
+            unsent.pop()
 
     def do(self, wanted: list[Effect]) -> None:
         """Carry effects out."""
@@ -287,10 +295,24 @@ class Connection:
 
     def _do_pause_reading(self, _effect: effects.PauseReading) -> None:
         untaken, self.session.untaken = self.session.untaken, []
+        self.paused = True
         self.port.pause_reading(untaken)
 
     def _do_resume_reading(self, _effect: effects.ResumeReading) -> None:
+        self.paused = False
         self.port.resume_reading()
+
+    def hold(self) -> bool:
+        """Read no more for a while, where that is not so already; tell whether `go_on` is to follow."""
+        if self.paused or self.gone:
+            return False
+        self.port.pause_reading(())
+        return True
+
+    def go_on(self) -> None:
+        """Read again."""
+        if not self.paused:
+            self.port.resume_reading()
 
     def _do_send_ping(self, _effect: effects.SendPing) -> None:
         self.port.ping()

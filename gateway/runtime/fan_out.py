@@ -24,7 +24,10 @@ TURN_SHARE = 512
 """Deliveries of one turn, about two milliseconds: beyond them others get their turn before the rest is delivered."""
 
 MAX_WAITING = 256
-"""Messages that wait for one audience or connection: before one more is taken they are delivered, at its sender's expense."""
+"""Messages that wait for one audience: whoever brings more is asked to wait. For one connection, they are sent at once."""
+
+MOST_WAITING = 16 * MAX_WAITING
+"""Where senders cannot wait: before one more is taken all are delivered, at its sender's expense."""
 
 
 class Port(Protocol):
@@ -105,16 +108,19 @@ def _send(batch: Batch, recipient: Recipient, metrics: Metrics) -> None:
     metrics.delivered(len(batch.pushes))
 
 
+_Group = dict[Recipient, Port | None]
+"""Connections of one framing, and where it is written to them."""
+
+
 class _Part:
     """The connections of one framing that are still to get a batch."""
 
-    __slots__ = ("batch", "framing", "left", "octets")
+    __slots__ = ("batch", "framing", "left")
 
-    def __init__(self, batch: Batch, framing: Framing | None, left: dict[Recipient, Port | None]) -> None:
+    def __init__(self, batch: Batch, framing: Framing | None, left: _Group) -> None:
         self.batch = batch
         self.framing = framing
         self.left = left
-        self.octets = b"" if framing is None else batch.octets(framing)
 
     def serve(self, share: int, metrics: Metrics) -> int:
         """Deliver to at most `share` connections; tell to how many."""
@@ -125,10 +131,10 @@ class _Part:
             for _ in range(count):
                 take()[0].deliver(self.batch)
         else:
-            octets = self.octets
+            octets = self.batch.octets(self.framing)
             for _ in range(count):
                 take()[1].write(octets)  # type: ignore[union-attr] # where there is a framing there is a port
-        metrics.traffic.sent += len(self.octets) * count
+            metrics.traffic.sent += len(octets) * count
         metrics.delivered(len(self.batch.pushes) * count)
         return count
 
@@ -149,7 +155,7 @@ class Audience:
     def __init__(self, metrics: Metrics, channel: str = "") -> None:
         self._metrics = metrics
         self._channel = channel
-        self._groups: dict[Framing | None, dict[Recipient, Port | None]] = {}
+        self._groups: dict[Framing | None, _Group] = {}
         self._waiting: list[SharedPush] = []
         # Who came, or was given what was due, while something waited: from which place on it is theirs.
         self._late: dict[Recipient, int] = {}
@@ -198,9 +204,9 @@ class Audience:
         return not self._waiting and not self._parts
 
     @property
-    def full(self) -> bool:
-        """Tell whether as much waits as may."""
-        return len(self._waiting) >= MAX_WAITING
+    def waiting(self) -> int:
+        """Tell how many messages wait."""
+        return len(self._waiting)
 
     def push(self, shared: SharedPush) -> None:
         """Have a push wait for the next turn."""
@@ -236,28 +242,26 @@ class Audience:
         """Let what waits go out to those that it is for."""
         pushes, self._waiting = self._waiting, []
         late, self._late = self._late, {}
+        groups = {framing: group.copy() for framing, group in self._groups.items()}
+        by_start: dict[int, dict[Framing | None, _Group]] = {0: groups}
         for recipient, start in late.items():
-            _send(Batch(self._visible(recipient, pushes[start:])), recipient, self._metrics)
-        if any(push.about is not None for push in pushes):
-            self._parts = self._parts_by_sight(pushes, late)
-            return
-        batch = Batch(pushes)
-        for framing, group in self._groups.items():
-            left = group.copy()
-            for recipient in late:
-                left.pop(recipient, None)
-            self._parts.append(_Part(batch, framing, left))
+            framing = recipient.framing
+            port = groups[framing].pop(recipient)
+            by_start.setdefault(start, {}).setdefault(framing, {})[recipient] = port
+        for start, some in by_start.items():
+            if start < len(pushes):
+                self._parts += self._parts_of(pushes[start:], some)
 
-    def _parts_by_sight(self, pushes: list[SharedPush], late: dict[Recipient, int]) -> list[_Part]:
-        """Part an audience by what each connection may see: nearly always all, or no presence at all."""
+    def _parts_of(self, pushes: list[SharedPush], groups: dict[Framing | None, _Group]) -> list[_Part]:
+        """Part an audience by framing, and by what each connection may see: nearly always all, or no presence at all."""
         everything = Batch(pushes)
+        told_of = {push.about for push in pushes if push.about is not None}
+        if not told_of:
+            return [_Part(everything, framing, group) for framing, group in groups.items() if group]
         messages = Batch([push for push in pushes if push.about is None])
-        told_of = {push.about for push in pushes}
         parts: dict[tuple[Framing | None, Batch], _Part] = {}
-        for framing, group in self._groups.items():
+        for framing, group in groups.items():
             for recipient, port in group.items():
-                if recipient in late:
-                    continue
                 if not recipient.may_see_presence(self._channel):
                     batch = messages
                 elif recipient.identity in told_of:
@@ -285,23 +289,31 @@ class FanOut:
 
     Args:
         metrics: Counts what is delivered.
-        before_early: Called before anything is delivered within the call that pushes it: who has just subscribed has to be sent
-            its answer first.
+        before_early: Called before anything is delivered within the call that pushes it: what has been answered and not been sent
+            yet has to go before.
+        on_room: Called when senders that were asked to wait may go on.
     """
 
-    def __init__(self, metrics: Metrics, before_early: Callable[[], None]) -> None:
+    def __init__(self, metrics: Metrics, before_early: Callable[[], None], on_room: Callable[[], None]) -> None:
         self._metrics = metrics
         self._before_early = before_early
+        self._on_room = on_room
         self._busy: deque[Audience] = deque()
         self._alone: dict[Recipient, list[SharedPush]] = {}
         self._armed = False
+        self._crowded: set[Audience] = set()
+        self.wait = False
+        """Whether, since somebody last set it to false, a message has come to an audience that has enough of them waiting."""
 
     def push(self, audience: Audience, shared: SharedPush) -> None:
         """Deliver to an audience in the next turn."""
-        if audience.full:
-            self._before_early()
-            while not audience.idle:
-                audience.serve(TURN_SHARE)
+        if audience.waiting >= MAX_WAITING:
+            self.wait = True
+            self._crowded.add(audience)
+            if audience.waiting >= MOST_WAITING:
+                self._before_early()
+                while not audience.idle:
+                    audience.serve(TURN_SHARE)
         audience.push(shared)
         if not audience.queued:
             audience.queued = True
@@ -352,6 +364,10 @@ class FanOut:
                 if audience.idle:
                     audience.queued = False
                     busy.pop()
+            if self._crowded:
+                self._crowded = {audience for audience in self._crowded if audience.waiting}
+                if not self._crowded:
+                    self._on_room()
         finally:
             if busy or alone:
                 self._arm()

@@ -13,6 +13,7 @@ from gateway.core.decision import Policy
 from gateway.core.signing import Signer, sign_all, verify_all
 from gateway.core.turn import Turn
 from gateway.runtime.connection import Connection
+from gateway.runtime.fan_out import FanOut
 from gateway.runtime.ports import Answer, Metrics, Read
 
 _ACTION = "channel.publish"
@@ -25,6 +26,12 @@ class Host(Protocol):
     metrics: Metrics
     clock: Callable[[], float]
     timer: Callable[[], float]
+    fan_out: FanOut
+    unsent: list[Connection]
+
+    def ask_to_wait(self, connection: Connection) -> None:
+        """Read no more from a connection until what it and others have published has gone out."""
+        ...
 
     def failed(self, connection: Connection, fault: BaseException) -> None:
         """End a connection for a fault."""
@@ -43,29 +50,34 @@ class ConnectionIntake:
     def __init__(self, node: Host) -> None:
         self._node = node
 
-    def take(self, reads: list[Read]) -> list[Answer]:
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:
         """Carry out what has come, each connection's in its order; give what is to be sent at once in answer."""
-        node = self._node
-        policy, turn = node.policy, Turn(node.clock(), node.timer())
+        node, fan_out = self._node, self._node.fan_out
+        policy, turn, unsent = node.policy, Turn(node.clock(), node.timer()), node.unsent
         taken = cast("list[tuple[Connection, list[bytes]]]", reads)
-        unsound = verify_all([(c.verifier, payloads, c) for c, payloads in taken if c.verifier is not None])
-        answering: list[Connection] = []
+        signed = [] if again else [(c.verifier, payloads, c) for c, payloads in taken if c.verifier is not None]
+        unsound = dict(verify_all(signed))
+        fan_out.wait = False
         for connection, bodies in taken:
+            unsent.append(connection)  # before: what it wants may deliver to others at once
             try:
                 if connection.policy is not policy:
                     connection.adopt_policy()
                 wanted = connection.session.receive(bodies, turn)
                 if wanted:
                     connection.do(wanted)
+                if unsound and connection in unsound:
+                    connection.do(connection.session.refuse_signature(unsound[connection]))
             except Exception as fault:  # noqa: BLE001 - the last rung: it ends this connection, and no other
                 node.failed(connection, fault)
-            if connection.outbox.waiting:
-                answering.append(connection)
-        for connection, failure in unsound:
-            connection.do(connection.session.refuse_signature(failure))
+            if fan_out.wait:
+                fan_out.wait = False
+                node.ask_to_wait(connection)
+        answers = _answers(unsent)
+        unsent.clear()
         if turn.ends:
             node.metrics.published(_ACTION, turn)
-        return _answers(answering)
+        return answers
 
 
 def _answers(connections: list[Connection]) -> list[Answer]:
@@ -73,9 +85,9 @@ def _answers(connections: list[Connection]) -> list[Answer]:
     answers: list[Answer] = []
     signing: list[tuple[Signer, list[bytes]]] = []
     for connection in connections:
-        if connection.gone:
-            continue
         outbox = connection.outbox
+        if connection.gone or not outbox.waiting:
+            continue
         bodies = outbox.take()
         if outbox.signer is not None:
             signing.append((outbox.signer, bodies))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.core import effects
@@ -96,10 +97,12 @@ class Node:
         self.send_buffer_bytes = limits.send_buffer_bytes
         self.clock = clock
         self.timer = timer
-        self.answered_last: Connection | None = None
-        """Who has subscribed last: its answer may still wait, and nothing of the channel may come before it."""
+        self.unsent: list[Connection] = []
+        """Who is being answered: what they are told may still wait, and nothing that is delivered may come before it."""
+        self.fan_out = FanOut(metrics, self._answer_first, self._let_go_on)
+        self._asked_to_wait: list[Connection] = []
         self.intake = ConnectionIntake(self)
-        self.hub = Hub(FanOut(metrics, self._answer_first), metrics)
+        self.hub = Hub(self.fan_out, metrics)
         self.draining = False
         self.opened = 0
         """Connections taken in since the start."""
@@ -185,9 +188,19 @@ class Node:
         return connection
 
     def _answer_first(self) -> None:
-        """Send its answers to who has subscribed last."""
-        if self.answered_last is not None:
-            self.answered_last.flush()
+        """Send what waits to be sent."""
+        for connection in self.unsent:
+            connection.flush()
+
+    def ask_to_wait(self, connection: Connection) -> None:
+        """Read no more from a connection until what it and others have published has gone out."""
+        if connection.hold():
+            self._asked_to_wait.append(connection)
+
+    def _let_go_on(self) -> None:
+        waiting, self._asked_to_wait = self._asked_to_wait, []
+        for connection in waiting:
+            connection.go_on()
 
     def _refuse(self, admission: Admission) -> tuple[Close | None, str]:
         """Look once more whether the credential still counts, and whether there is room; say which limit for the log."""
@@ -212,8 +225,6 @@ class Node:
         """Forget a connection whose transport has gone."""
         del self._connections[connection.session_id]
         self._unschedule(connection)
-        if self.answered_last is connection:
-            self.answered_last = None
         if not self._connections:
             self._empty.set()
         duration_s = max(0.0, self.clock() - connection.opened_at)
@@ -256,7 +267,18 @@ class Node:
     def failed(self, connection: Connection, fault: BaseException) -> None:
         """End a connection for whatever was raised while something of it was done: the last rung, for this one and no other."""
         self._log.error(Event.CONNECTION_FAILED, session=connection.session_id, exc_info=fault)
-        connection.end(Closes.INTERNAL)
+        try:
+            connection.end(Closes.INTERNAL)
+        except Exception as another:  # noqa: BLE001 - there is no rung below: whoever called goes on with the others
+            self._log.error(Event.CONNECTION_FAILED, session=connection.session_id, exc_info=another)
+            connection.port.abort()
+
+    def _guarded(self, connection: Connection, do: Callable[[], None]) -> None:
+        """Do something for one of many connections: a fault ends that one, and the others have their turn."""
+        try:
+            do()
+        except Exception as fault:  # noqa: BLE001 - the last rung, as for what its peer sends
+            self.failed(connection, fault)
 
     def run_aside(self, work: Coroutine[Any, Any, object], connection: Connection) -> None:
         """Run work that nobody waits for: at once where the broker is in this process."""
@@ -301,7 +323,7 @@ class Node:
             self._policy_changed.clear()
             for part in _parts(self.connections()):
                 for connection in part:
-                    connection.adopt_policy()
+                    self._guarded(connection, connection.adopt_policy)
                 await asyncio.sleep(0)
 
     def apply(self, change: Change) -> None:
@@ -391,7 +413,7 @@ class Node:
                 for part in _parts(list(self._wheel.pop(tick, ()))):
                     for connection in part:
                         if connection.deadline == tick and connection.session_id in self._connections:
-                            connection.look_at_deadlines(now)
+                            self._guarded(connection, partial(connection.look_at_deadlines, now))
                             self._schedule(connection)
                     await asyncio.sleep(0)
 

@@ -470,6 +470,11 @@ Answer = tuple[Transport, list[bytes]]
 class Intake(Protocol):
     """Takes what has come over many connections in one turn of the loop."""
 
-    def take(self, reads: list[Read]) -> list[Answer]:
-        """Carry out what has come, each connection's in its order; give what is to be sent at once in answer. Never raises."""
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:
+        """Carry out what has come, each connection's in its order; give what is to be sent at once in answer. Never raises.
+
+        Args:
+            reads: What has come.
+            again: Whether it has been taken before, and handed back by `pause_reading`: its signatures are off already.
+        """
         ...

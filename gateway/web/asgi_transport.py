@@ -214,12 +214,13 @@ class AsgiTransport:
             if len(payload) > self._max_message_bytes:
                 self.close(Closes.FRAME_TOO_LARGE.code, Closes.FRAME_TOO_LARGE.reason, _LINGER_S)
                 continue
-            self._untaken = [payload]
+            self._untaken, again = [payload], False
             while self._untaken:
                 while self._resumed is not None:
                     await self._resumed
                 if self._closing is not None:
                     break
                 untaken, self._untaken = self._untaken, []
-                for _, answers in receiver.intake.take([(receiver, untaken)]):
+                for _, answers in receiver.intake.take([(receiver, untaken)], again=again):
                     self.send(answers)
+                again = True

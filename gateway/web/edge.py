@@ -1,6 +1,6 @@
 """What the protocol classes know of the gateway, and how uvicorn hands it to them.
 
-Owns the limits of the HTTP edge. uvicorn makes a protocol object for each connection and gives it nothing but its own
+Owns the limits of the edge, and what all of its connections share: what they have read, and where crowds wait. uvicorn makes a protocol object for each connection and gives it nothing but its own
 configuration, so the configuration carries the rest.
 """
 
@@ -18,9 +18,9 @@ from gateway.core.floods import FloodGate
 from gateway.core.frames import Encoding
 from gateway.core.wire_frames import BINARY, TEXT
 from gateway.runtime.ports import Metrics
-from gateway.web.open_wire import Reads
 from gateway.web.turnstile import Turnstile
 from gateway.web.wire_parser import whole_messages
+from gateway.web.wire_reads import Reads
 
 WIRE_EXTENSION = "gateway.wire"
 """The name in `scope["extensions"]` under which our protocol class stands, for what ASGI has no word for."""

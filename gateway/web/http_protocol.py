@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.core.addresses import address_key, client_address
 from gateway.web.edge import EdgeConfig
+from gateway.web.half_close import say_no_more
 from gateway.web.problems import http_answer, problem_body
 from gateway.web.upgrade import Upgrade
 from gateway.web.wire import WireProtocol
@@ -314,13 +315,13 @@ class GatewayHttpProtocol(HttpToolsProtocol):
             self._refused = refused
 
     def _answer(self, refused: _RefusedError) -> None:
-        self._expect_within(self.edge.limits.refused_s)
+        linger_s = self.edge.limits.refused_s
+        self._expect_within(linger_s)
         if self.transport.is_closing():
             return
         fields = [*self.server_state.default_headers, *refused.headers]
         self.transport.write(http_answer(refused.status, fields, problem_body(refused.status, refused.detail)))
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        say_no_more(self.transport, linger_s)
         self.flow.resume_reading()
 
     # ------------------------------------------------------------------------------------------ what goes on

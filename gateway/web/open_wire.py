@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 from gateway.core.errors import Close, Closes
 from gateway.core.frames import Encoding
 from gateway.core.wire_frames import PING_FRAME, PLAIN, PONG, Framing, close_frame, control_frame
-from gateway.runtime.ports import Intake, Read, Receiver, Traffic
+from gateway.runtime.ports import Receiver
 from gateway.web.deflate import deflate_framing
+from gateway.web.half_close import say_no_more
 from gateway.web.wire_parser import (
     TURN_MESSAGES,
     Message,
     PeerClose,
     Ping,
-    Taker,
     WireError,
     WireEvent,
     WireParser,
@@ -48,57 +48,6 @@ class _State(enum.Enum):
     CLOSING = "closing"  # our close frame is out, the peer's is awaited
     DEAF = "deaf"  # nothing that still comes is looked at
     GONE = "gone"
-
-
-class Reads:
-    """What has been read in this turn of the loop from the wires of one encoding, taken all together at its end.
-
-    Args:
-        take: Takes whole messages from octets.
-        traffic: Where octets are counted.
-    """
-
-    __slots__ = ("_take", "_traffic", "wires")
-
-    def __init__(self, take: Taker, traffic: Traffic) -> None:
-        self._take = take
-        self._traffic = traffic
-        self.wires: list[OpenWire] = []
-        """Those that have read something; whoever adds the first one sees to it that `run` is called."""
-
-    def add(self, wire: OpenWire) -> None:
-        """Have what a wire has read taken at the end of the turn."""
-        if not self.wires:
-            asyncio.get_running_loop().call_soon(self.run)
-        self.wires.append(wire)
-
-    def run(self) -> None:
-        """Take what has been read: first what is whole messages, of all wires together, then the rest of each."""
-        wires, self.wires = self.wires, []
-        take, octets = self._take, 0
-        intake: Intake | None = None
-        reads: list[Read] = []
-        rests: list[tuple[OpenWire, bytes, bool]] = []
-        for wire in wires:
-            data, wire.unread = wire.unread, b""
-            octets += len(data)
-            receiver = wire.receiver
-            if receiver is None or not wire.plain:
-                rests.append((wire, data, False))
-                continue
-            payloads: list[bytes] = []
-            at = take(data, payloads)
-            if payloads:
-                intake = receiver.intake
-                reads.append((receiver, payloads))
-            if at < len(data) or wire.holds:
-                rests.append((wire, data[at:], len(payloads) == TURN_MESSAGES))
-        self._traffic.received += octets
-        if intake is not None:
-            for transport, answers in intake.take(reads):
-                transport.send(answers)
-        for wire, rest, more in rests:
-            wire.take_rest(rest, more=more)
 
 
 class OpenWire(asyncio.Protocol):
@@ -244,7 +193,7 @@ class OpenWire(asyncio.Protocol):
             self._free = self._descriptor >= 0 and not self._head
             if self._pong_due is not None:
                 payload, self._pong_due = self._pong_due, None
-                self.write(control_frame(PONG, payload))
+                self._say(control_frame(PONG, payload))
 
     def buffered_bytes(self) -> int:
         """Tell how many octets wait for the peer."""
@@ -253,8 +202,13 @@ class OpenWire(asyncio.Protocol):
     def ping(self) -> None:
         """Send a ping; whatever comes from now on answers it."""
         if self._state is _State.OPEN:
-            self.heard = False
-            self.write(PING_FRAME)
+            self.heard = self.holds  # nothing can be heard of a peer that is not listened to
+            self._say(PING_FRAME)
+
+    def _say(self, octets: bytes) -> None:
+        """Send a frame that is no message."""
+        self._traffic.sent += len(octets)
+        self.write(octets)
 
     def _pong(self, payload: bytes) -> None:
         # RFC 6455, section 5.5.3: of several pings the last may be answered alone. Without this, a peer that sends pings and
@@ -264,7 +218,7 @@ class OpenWire(asyncio.Protocol):
         if self.transport.get_write_buffer_size():
             self._pong_due = payload
         else:
-            self.write(control_frame(PONG, payload))
+            self._say(control_frame(PONG, payload))
 
     # ------------------------------------------------------------------------------------------ the ends
 
@@ -272,7 +226,7 @@ class OpenWire(asyncio.Protocol):
         """Send a close frame behind all that was sent; `linger_s` seconds from now the connection is dropped."""
         if self._state is not _State.OPEN:
             return
-        self.write(close_frame(code, reason.encode()))
+        self._say(close_frame(code, reason.encode()))
         if not self._reads_on():
             return  # nobody was there any more
         self._close_code = code
@@ -294,24 +248,19 @@ class OpenWire(asyncio.Protocol):
         A socket that is closed with something unread takes back what the peer has not read yet.
         """
         if self._state is _State.OPEN:
-            self.write(close_frame(close.code, close.reason.encode()))
+            self._say(close_frame(close.code, close.reason.encode()))
             self._close_code = close.code
         self._stop_sending(_State.DEAF)
         self._tell_lost()
         if self.transport.is_closing():
             return
-        linger_s = self._config.edge.limits.close_s
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            linger_s = min(linger_s, _SHUTDOWN_S)  # TLS has no half: the peer sees an end only when we go
-        self._reap_in(linger_s)
+        self._reap_in(say_no_more(self.transport, self._config.edge.limits.close_s))
         self._release()
 
     def _peer_closed(self, close: PeerClose) -> None:
         """Answer a close frame, or take it for the answer to ours; the server then closes first (RFC 6455, section 7.1.1)."""
         if self._state is _State.OPEN:
-            self.write(close_frame(close.code, close.reason))
+            self._say(close_frame(close.code, close.reason))
             self._close_code = _NO_CODE if close.code is None else close.code
         self._stop_sending(_State.DEAF)
         self._tell_lost()
@@ -342,13 +291,15 @@ class OpenWire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it was lost tells the session nothing
         """Free everything. The descriptor is somebody else's from the moment this returns."""
-        self._take_what_came()
-        self._stop_sending(_State.GONE)
-        self._descriptor = -1
-        self._connections.discard(self)
-        if self._reaper is not None:
-            self._reaper.cancel()
-        self._tell_lost()
+        try:
+            self._take_what_came()
+        finally:
+            self._stop_sending(_State.GONE)
+            self._descriptor = -1
+            self._connections.discard(self)
+            if self._reaper is not None:
+                self._reaper.cancel()
+            self._tell_lost()
 
     def _take_what_came(self) -> None:
         """Let what came in this turn count before the end that came in it, too: over TLS one segment may hold both."""
@@ -386,7 +337,7 @@ class OpenWire(asyncio.Protocol):
             return
         if self._held and not self._paused:
             held, self._held = self._held, ()
-            self._offer(held)
+            self._offer(held, again=True)
         if self._events is not None and not self._paused:
             events, self._events = self._events, None
             self._follow(events)
@@ -434,11 +385,11 @@ class OpenWire(asyncio.Protocol):
             else:
                 self.receiver.unsupported()
 
-    def _offer(self, payloads: Sequence[bytes]) -> None:
+    def _offer(self, payloads: Sequence[bytes], *, again: bool = False) -> None:
         """Hand messages on, and the answers back."""
         receiver = self.receiver
         if receiver is not None and self._state is _State.OPEN:
-            for transport, answers in receiver.intake.take([(receiver, list(payloads))]):
+            for transport, answers in receiver.intake.take([(receiver, list(payloads))], again=again):
                 transport.send(answers)
 
     def _reads_on(self) -> bool:
@@ -478,7 +429,7 @@ class OpenWire(asyncio.Protocol):
 
     def _hold(self) -> None:
         if not self.holds:
-            self.holds = True
+            self.holds = self.heard = True
             self.transport.pause_reading()
 
     def _release(self) -> None:

@@ -184,7 +184,7 @@ class _Nobody:
         """Drop messages."""
         return self
 
-    def take(self, reads: list[Read]) -> list[Answer]:  # noqa: ARG002 - all are the same to nobody
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:  # noqa: ARG002 - all are the same to nobody
         """Drop messages."""
         return []
 

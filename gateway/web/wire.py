@@ -21,6 +21,7 @@ from gateway.core.errors import Closes
 from gateway.core.frames import Encoding
 from gateway.web.deflate import negotiate_deflate
 from gateway.web.edge import WIRE_EXTENSION, EdgeConfig
+from gateway.web.half_close import say_no_more
 from gateway.web.open_wire import OpenWire
 from gateway.web.problems import PROBLEM_JSON, http_answer, problem_body
 from gateway.web.upgrade import Upgrade
@@ -210,14 +211,9 @@ class WireProtocol(asyncio.Protocol):
         if transport.is_closing():
             return
         transport.write(http_answer(status, [*self._server_state.default_headers, *fields], body, content_type))
-        linger_s = self._config.edge.limits.refused_s
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
-            linger_s = min(linger_s, 1.0)  # TLS has no half: the peer sees an end only when we go
         self._early.clear()
         transport.resume_reading()
-        self._reap_in(linger_s)
+        self._reap_in(say_no_more(transport, self._config.edge.limits.refused_s))
 
     def _reap_in(self, seconds: float) -> None:
         if self._reaper is not None:

@@ -90,7 +90,7 @@ class Echo:
 class EchoIntake:
     """Answers every message with itself."""
 
-    def take(self, reads: list[Read]) -> list[Answer]:
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:  # noqa: ARG002 - nothing is signed
         """Give each connection's messages back, in their order."""
         return [(_transport_of(receiver), payloads) for receiver, payloads in reads]
 

@@ -28,9 +28,10 @@ from gateway.core.frames import Encoding
 from gateway.runtime.null_metrics import NullMetrics
 from gateway.runtime.ports import Answer, Read
 from gateway.web.edge import Edge
-from gateway.web.open_wire import OpenWire, Reads
+from gateway.web.open_wire import OpenWire
 from gateway.web.server import build_config
 from gateway.web.wire_parser import WireParser
+from gateway.web.wire_reads import Reads
 
 MAX_MESSAGE_BYTES = 2000
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -202,7 +203,7 @@ class Echo:
     def intake(self) -> Echo:
         return self
 
-    def take(self, reads: list[Read]) -> list[Answer]:
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:  # noqa: ARG002 - nothing is signed
         answers: list[Answer] = []
         for echo, payloads in reads:
             assert isinstance(echo, Echo)

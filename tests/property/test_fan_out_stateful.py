@@ -9,7 +9,7 @@ from node_kit import Metrics, decode, whole_frames
 
 from gateway.core.frames import Encoding, MessagePush, PresencePush, SharedPush
 from gateway.core.wire_frames import PLAIN, Framing
-from gateway.runtime.fan_out import Audience, Batch
+from gateway.runtime.fan_out import MAX_WAITING, Audience, Batch
 
 CHANNEL = "room:acme:1"
 SUBJECTS = ("alice", "bob")
@@ -90,7 +90,7 @@ class AudienceMachine(RuleBasedStateMachine):
         subscriber.due = subscriber.got[:]
         return subscriber
 
-    @precondition(lambda self: not self.audience.full)
+    @precondition(lambda self: self.audience.waiting < MAX_WAITING)
     @rule(about=st.none() | st.sampled_from(SUBJECTS))
     def is_told(self, about: str | None) -> None:
         """A message is for all that are there; of a presence nobody hears who may not, nor whom it tells of."""

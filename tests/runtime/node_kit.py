@@ -196,6 +196,12 @@ class Member:
         for transport, answers in self.connection.intake.take([(self.connection, list(bodies))]):
             transport.send(answers)
 
+    def take_again(self) -> None:
+        """Offer what was handed back, as a transport does when it is to read again."""
+        untaken, self.line.untaken = self.line.untaken, []
+        for transport, answers in self.connection.intake.take([(self.connection, untaken)], again=True):
+            transport.send(answers)
+
     def say(self, action: str, channel: str | None = None, data: object = msgspec.UNSET) -> None:
         self.take(self.body(action, channel, data))
 

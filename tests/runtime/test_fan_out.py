@@ -12,7 +12,7 @@ from talk import PERMISSIVE, DictPolicy
 
 from gateway.core.frames import Encoding
 from gateway.core.wire_frames import PLAIN
-from gateway.runtime.fan_out import MAX_WAITING, TURN_SHARE
+from gateway.runtime.fan_out import MAX_WAITING, MOST_WAITING, TURN_SHARE
 from gateway.runtime.ports import Broadcast, Direct
 
 ROOM, OTHER = "room:acme:1", "room:acme:2"
@@ -132,14 +132,16 @@ async def test_commands_of_one_read_are_answered_in_one_write_with_what_they_bri
     assert len(alice.line.writes) == 1, "and nothing comes twice"
 
 
-async def test_more_than_may_wait_goes_out_before_the_next_one_and_in_order(house: House) -> None:
+async def test_where_nobody_can_be_asked_to_wait_more_than_may_wait_goes_out_before_the_next_one_and_in_order(
+    house: House,
+) -> None:
     members = [subscriber(house) for _ in range(3)]
-    publish(house, *range(MAX_WAITING))
+    publish(house, *range(MOST_WAITING))
     assert [got(member) for member in members] == [[]] * 3
-    publish(house, MAX_WAITING)
-    assert [got(member) for member in members] == [list(range(MAX_WAITING))] * 3
+    publish(house, MOST_WAITING)
+    assert [got(member) for member in members] == [list(range(MOST_WAITING))] * 3
     await turn()
-    assert [got(member) for member in members] == [list(range(MAX_WAITING + 1))] * 3
+    assert [got(member) for member in members] == [list(range(MOST_WAITING + 1))] * 3
 
 
 async def test_more_direct_messages_than_may_wait_go_out_before_the_next_one_and_in_order(house: House) -> None:
@@ -151,14 +153,68 @@ async def test_more_direct_messages_than_may_wait_go_out_before_the_next_one_and
     assert got(alice) == list(range(MAX_WAITING + 1))
 
 
-async def test_who_has_just_subscribed_is_answered_before_more_than_may_wait_goes_out(house: House) -> None:
-    alice = house.join()
-    alice.take(
-        alice.body("channel.subscribe", ROOM), *(alice.body("channel.publish", ROOM, n) for n in range(MAX_WAITING + 1))
+def take_together(*said: tuple[Member, list[bytes]]) -> None:
+    """Have messages come over many connections in one turn."""
+    intake = said[0][0].connection.intake
+    for transport, answers in intake.take([(member.connection, bodies) for member, bodies in said]):
+        transport.send(answers)
+
+
+def publications(member: Member, *data: object) -> tuple[Member, list[bytes]]:
+    return member, [member.body("channel.publish", ROOM, each) for each in data]
+
+
+async def test_all_who_have_just_subscribed_are_answered_before_more_than_may_wait_goes_out(house: House) -> None:
+    alice, bob, carol = house.join("alice"), house.join("bob"), house.join("carol")
+    many = MOST_WAITING + 4
+    take_together(
+        (alice, [alice.body("channel.subscribe", ROOM)]),
+        (bob, [bob.body("channel.subscribe", ROOM)]),
+        publications(carol, *range(many)),
     )
     await turn()
-    assert alice.line.frames[0]["id"] == 1
-    assert got(alice) == list(range(MAX_WAITING + 1))
+    for member in (alice, bob):
+        assert member.line.frames[0]["id"] == 1
+        assert got(member) == list(range(many))
+
+
+async def test_who_publishes_to_its_own_channel_hears_it_in_order_whatever_goes_out_early(house: House) -> None:
+    alice, bob, carol = subscriber(house), subscriber(house), house.join("carol")
+    take_together(publications(alice, 0), publications(carol, *range(1, MOST_WAITING + 4)), publications(bob, -1))
+    await turn()
+    assert got(alice) == got(bob) == [*range(MOST_WAITING + 4), -1]
+
+
+# ------------------------------------------------------------------------------------------------- who is asked to wait
+
+
+async def test_who_brings_more_than_may_wait_is_read_no_more_until_it_has_gone_out(house: House) -> None:
+    crowd = [subscriber(house) for _ in range(3 * TURN_SHARE)]
+    talkers = [house.join(f"talker {n}") for n in range(4)]
+    quiet = house.join("quiet")
+    take_together(
+        *(publications(talker, *range(100 * n, 100 * (n + 1))) for n, talker in enumerate(talkers)),
+        (quiet, [quiet.body("ping")]),
+    )
+    assert house.metrics.deliveries == 0, "nothing goes out in the call"
+    assert [talker.line.reading for talker in talkers] == [True, True, False, False]
+    assert quiet.line.reading
+    await turn()
+    assert house.metrics.deliveries == TURN_SHARE * 400
+    await turn()
+    await turn()
+    assert all(talker.line.reading for talker in talkers)
+    assert all(got(member) == list(range(400)) for member in crowd)
+
+
+async def test_who_goes_while_it_is_asked_to_wait_is_forgotten(house: House) -> None:
+    subscriber(house)
+    alice = house.join("alice")
+    alice.take(*publications(alice, *range(MAX_WAITING + 1))[1])
+    assert not alice.line.reading
+    alice.connection.lost(1006)
+    await turn()
+    assert house.metrics.deliveries == MAX_WAITING + 1
 
 
 # ------------------------------------------------------------------------------------------------- fairness
@@ -305,3 +361,18 @@ async def test_a_fault_in_what_is_signed_drops_its_connection(house: House) -> N
     for _ in range(2):
         await turn()
     assert (line.aborted, faults, got(sound)) == (True, [ZeroDivisionError], ["x"])
+
+
+async def test_a_room_in_which_all_talk_gets_its_share_of_a_turn_and_no_more(house: House) -> None:
+    """Each of them has been given a part of it already, behind its own message, and another part than the next one."""
+    crowd = [subscriber(house) for _ in range(2 * TURN_SHARE)]
+    together = 200
+    take_together(*(publications(member, n) for n, member in enumerate(crowd[:together])))
+    already = house.metrics.deliveries
+    assert already == sum(range(1, together + 1))
+    writes = [len(member.line.writes) for member in crowd]
+    await turn()
+    assert sum(len(member.line.writes) - before for member, before in zip(crowd, writes, strict=True)) == TURN_SHARE
+    for _ in range(4):
+        await turn()
+    assert all(got(member) == list(range(together)) for member in crowd)

@@ -12,6 +12,7 @@ from gateway.core.decision import ChannelOptions
 from gateway.core.frames import Encoding
 from gateway.core.in_flight import MAX_IN_FLIGHT
 from gateway.runtime.extensions import ActionHandler, Invocation
+from gateway.runtime.fan_out import MAX_WAITING
 from gateway.runtime.ports import Read
 
 ROOM = "room:acme:1"
@@ -189,9 +190,53 @@ async def test_a_paused_connection_goes_on_in_order_where_it_stopped_and_forgets
     desk.open.set()
     await settle()
     assert alice.line.reading
-    alice.take(*untaken)  # as the transport does
+    alice.take_again()
     await settle()
     assert (desk.begun, ids(alice.line.frames)) == (list(range(many)), list(range(1, many + 1)))
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+async def test_a_paused_signed_connection_goes_on_with_what_it_has_proven(
+    house: House, desk: Desk, encoding: Encoding
+) -> None:
+    alice = house.join(signed=True, encoding=encoding)
+    many = MAX_IN_FLIGHT + 50
+    alice.take(*(alice.body("work.slow", None, n) for n in range(many)))
+    assert not alice.line.reading
+    desk.open.set()
+    await settle()
+    alice.take_again()
+    await settle()
+    assert alice.line.closed is None
+    assert desk.begun == list(range(many))
+    alice.say("ping")
+    assert alice.line.frames[-1]["id"] == many + 1
+
+
+async def test_what_is_offered_again_is_not_taken_for_proven_where_it_is_new(house: House, desk: Desk) -> None:
+    alice = house.join(signed=True)
+    alice.take(*(alice.body("work.slow", None, n) for n in range(MAX_IN_FLIGHT + 1)))
+    desk.open.set()
+    await settle()
+    alice.take(b'{"id":1,"action":"ping"}')
+    assert alice.line.closed == (1008, "signature_required")
+
+
+async def test_who_is_paused_for_its_commands_is_not_read_again_for_what_has_gone_out(house: House, desk: Desk) -> None:
+    bob = house.join("bob")
+    bob.say("channel.subscribe", ROOM)
+    alice = house.join("alice")
+    alice.take(
+        *(alice.body("channel.publish", ROOM, n) for n in range(MAX_WAITING + 1)),
+        *(alice.body("work.slow", None, n) for n in range(MAX_IN_FLIGHT + 2)),
+    )
+    assert (alice.line.reading, alice.line.pauses, len(alice.line.untaken)) == (False, 1, 1)
+    await settle()
+    assert len([frame for frame in bob.line.frames if frame["type"] == "message"]) == MAX_WAITING + 1
+    assert not alice.line.reading, "its commands are still under way"
+    desk.open.set()
+    await settle()
+    assert alice.line.reading
 
 
 async def test_a_close_forgets_what_has_not_begun(house: House, desk: Desk) -> None:

@@ -196,7 +196,7 @@ class EchoNode:
         self.connections: list[Echo] = []
         self.opened: asyncio.Queue[Echo] = asyncio.Queue()
 
-    def take(self, reads: list[Read]) -> list[Answer]:
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:  # noqa: ARG002 - nothing is signed
         for echo, payloads in reads:
             assert isinstance(echo, Echo)
             echo.received(payloads)

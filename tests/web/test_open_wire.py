@@ -37,7 +37,7 @@ class Heard:
     def intake(self) -> Heard:
         return self
 
-    def take(self, reads: list[Read]) -> list[Answer]:
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:  # noqa: ARG002 - nothing is signed
         for receiver, payloads in reads:  # of all connections: any of them may be asked
             assert isinstance(receiver, Heard)
             receiver.messages += payloads

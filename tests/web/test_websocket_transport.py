@@ -283,7 +283,7 @@ class Inbox:
     def intake(self) -> Intake:
         return self
 
-    def take(self, reads: list[Read]) -> list[Answer]:
+    def take(self, reads: list[Read], *, again: bool = False) -> list[Answer]:  # noqa: ARG002 - nothing is signed
         for _, payloads in reads:
             for _ in payloads:
                 self.turns.note()
