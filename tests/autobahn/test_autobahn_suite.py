@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from echo_server import MAX_BYTES
 from suite import MAY_BE_LAX, PARTS, SECTIONS, Results, echoing, judge, merge, section_of, table
 from websockets.asyncio.client import connect
+
+ROOT = Path(__file__).parents[2]
 
 
 def seen(behaviour: str, close: str = "OK") -> dict[str, object]:
@@ -52,6 +56,18 @@ def test_table_has_a_row_for_each_section_that_was_run_and_a_column_for_each_ser
         "| 3: reserved bits | 1 NON-STRICT |  |",
         "| 12: permessage-deflate, 18 sizes of 5 payloads |  | 1 OK |",
     ]
+
+
+def test_page_tells_of_every_section_and_of_every_case_that_may_be_lax() -> None:
+    page = (ROOT / "docs" / "autobahn.md").read_text()
+    rows = dict(re.findall(r"^\| (\d+: [^|]+) \|(.*)\|$", page, re.MULTILINE))
+
+    assert list(rows) == [f"{number}: {what}" for number, what in SECTIONS.items()]
+    counts = [int(count) for row in rows.values() for count in re.findall(r"\d+", row)]
+    assert f"That is {sum(counts)} results" in page
+    assert not set(re.findall(r"[A-Z-]+", "".join(rows.values()))) - {"OK", "INFORMATIONAL"}
+    (lax,) = re.findall(r"let it pass in (.*), and nowhere", page)
+    assert set(re.findall(r"[\d.]+\d", lax)) == MAY_BE_LAX
 
 
 def test_every_section_is_run() -> None:

@@ -25,11 +25,11 @@ async def fuzz(streams: int, seed: int) -> None:
     """Deliver streams, and tell how far it is and how much memory is held."""
     begun = time.monotonic()
     under_fire = UnderFire(seed)
-    await under_fire.run(streams // PARTS)
-    warm = under_fire.held()
-    for part in range(2, PARTS + 1):
+    warm = 0
+    for part in range(1, PARTS + 1):
         await under_fire.run(streams // PARTS)
         held = under_fire.held()
+        warm = warm or held
         sys.stdout.write(
             f"{part * (streams // PARTS):>9,} streams, {time.monotonic() - begun:.0f} s, {held:,} blocks\n"
         )

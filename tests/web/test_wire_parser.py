@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import importlib.util
 import logging
 import struct
@@ -584,12 +583,26 @@ def as_strict(octets: bytes) -> bytes:
     return octets
 
 
+def is_text(octets: bytes) -> bool:
+    """Tell whether octets are UTF-8."""
+    try:
+        octets.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def may_become_text(octets: bytes) -> bool:
+    """Tell whether octets are the beginning of UTF-8: whether continuations make it so, of which the least or the greatest always do."""
+    return any(is_text(octets + more * times) for more in (b"\x80", b"\xbf") for times in range(4))
+
+
 def oracle(octets: bytes) -> tuple[list[WireEvent], int | None]:
     """Give what `websockets` makes of the same octets: what they say, and the code of the close that ends it."""
     protocol = ServerProtocol(state=State.OPEN, max_size=LIMIT, logger=logging.getLogger("oracle"))
     protocol.receive_data(octets)
     events: list[WireEvent] = []
-    begun, kind, decoder = b"", Opcode.TEXT, codecs.getincrementaldecoder("utf-8")()
+    begun, kind = b"", Opcode.TEXT
     for each in protocol.events_received():
         opcode, data = each.opcode, bytes(each.data)
         if opcode is Opcode.PING:
@@ -601,11 +614,8 @@ def oracle(octets: bytes) -> tuple[list[WireEvent], int | None]:
             return events, None
         else:
             begun, kind = (data, opcode) if opcode is not Opcode.CONT else (begun + data, kind)
-            # It leaves text to be decoded by its user, frame by frame at best.
-            try:
-                if kind is Opcode.TEXT:
-                    decoder.decode(data, each.fin)
-            except UnicodeDecodeError:
+            # It leaves text to be decoded by its user.
+            if kind is Opcode.TEXT and not (is_text(begun) if each.fin else may_become_text(begun)):
                 return events, 1007
             events.append(Message(begun, kind is Opcode.TEXT) if each.fin else Fragment())
     if isinstance(protocol.parser_exc, ProtocolError) and str(protocol.parser_exc) == "incomplete fragmented message":
@@ -654,6 +664,7 @@ find at once and `websockets` when it is, both have found in the end."""
 @example([frame(0x91, bytes(LIMIT + 1))])
 @example([head(TEXT, 5, 8) + b"hello"])
 @example([b"\x08\x7e"])
+@example([frame(0x01, b"\xed\xa0")])
 @example([frame(0x02, b"12345"), head(0x01, LIMIT - 4, 2)])
 def test_arbitrary_octets_say_what_websockets_makes_of_them(parts: list[bytes]) -> None:
     octets = b"".join(parts)
