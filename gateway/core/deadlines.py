@@ -66,4 +66,5 @@ class Deadlines:
     def next_at(self, *, heard: bool) -> float:
         """Tell when something is next due, if nothing more is heard."""
         expiry = self._expires_at if self._notified else self._expires_at - EXPIRING_NOTICE_S
-        return min(expiry, self._pinged_at + (self._heartbeat_s if heard else PING_GRACE_S))
+        # Of an answer nobody tells: whoever is pinged more often than it may be silent is looked at as often.
+        return min(expiry, self._pinged_at + (self._heartbeat_s if heard else min(PING_GRACE_S, self._heartbeat_s)))

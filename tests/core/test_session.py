@@ -629,6 +629,13 @@ def test_silence_for_ten_seconds_after_a_ping_closes() -> None:
     assert conversation.tell(TimePassed(NOW + 35, heard=False)) == [End(Closes.PING_TIMEOUT)]
 
 
+def test_who_is_pinged_more_often_than_it_may_be_silent_is_looked_at_as_often() -> None:
+    conversation = talk(limits=SessionLimits(65_536, 2.0, 3, 1.0))
+    assert conversation.tell(TimePassed(NOW + 1, heard=True)) == [effects.SendPing()]
+    assert conversation.session.next_deadline(heard=False) == NOW + 2
+    assert conversation.tell(TimePassed(NOW + 2, heard=True)) == [effects.SendPing()]
+
+
 def test_any_sign_of_life_after_a_ping_keeps_the_connection() -> None:
     conversation = talk()
     conversation.tell(TimePassed(NOW + 25, heard=True))
