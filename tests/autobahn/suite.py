@@ -39,6 +39,9 @@ SECTIONS = {
 }
 DEFLATED = (12, 13)
 
+WHOLE = 818
+"""Results of the whole suite: 301 cases of 1 to 10 with each of two servers, 216 of 12 and 13 with one."""
+
 MAY_BE_LAX = frozenset({"3.2", "3.3", "4.1.3", "4.1.4", "4.2.3", "4.2.4", "5.15"})
 """Cases where good messages stand before a bad frame, and a server may fail the connection before it has answered them."""
 
@@ -86,6 +89,12 @@ def judge(results: Results) -> Verdict:
             if not met or close not in {"OK", "INFORMATIONAL"}:
                 unmet.append(f"{case} ({server}): {behaviour}, closing {close}")
     return Verdict(tally, unmet)
+
+
+def lacking(results: Results) -> list[str]:
+    """Name the servers that have not gone through every case that another one has."""
+    every = {case for cases in results.values() for case in cases}
+    return [server for server, cases in results.items() if set(cases) != every]
 
 
 def table(results: Results) -> str:
@@ -151,8 +160,11 @@ def run_part(pattern: str, python: str, site: Path) -> Results:
         )
     if client.returncode or not (reports / "index.json").exists():
         sys.exit(f"the fuzzing client failed:\n{client.stdout[-2000:]}")
-    results: Results = json.loads((reports / "index.json").read_text())
-    return {name: results.get(name, {}) for name in servers}
+    found: Results = json.loads((reports / "index.json").read_text())
+    results = {name: found.get(name, {}) for name in servers}
+    if lacking(results):
+        sys.exit(f"{pattern}: {', '.join(lacking(results))} went through fewer cases than another server")
+    return results
 
 
 def merge(into: Results, results: Results) -> None:
@@ -179,6 +191,9 @@ def run(patterns: Sequence[str], python: str, site: Path) -> int:
     sys.stdout.write(f"\n{table(kept)}\n\n")
     if not verdict.tally:
         sys.stdout.write("no case was run\n")
+        return 1
+    if whole and verdict.tally.total() != WHOLE:
+        sys.stdout.write(f"{verdict.tally.total()} results, and the whole suite has {WHOLE}\n")
         return 1
     for line in verdict.unmet:
         sys.stdout.write(f"unmet: {line}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from echo_server import MAX_BYTES
-from suite import MAY_BE_LAX, PARTS, SECTIONS, Results, echoing, judge, merge, section_of, table
+from suite import MAY_BE_LAX, PARTS, SECTIONS, Results, echoing, judge, lacking, merge, section_of, table
 from websockets.asyncio.client import connect
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,13 @@ def test_unmet_cases_are_told_in_the_order_of_their_numbers() -> None:
     cases = {case: seen("FAILED") for case in ("10.1.1", "9.1.6", "9.1.10")}
 
     assert [line.split()[0] for line in judge({"one": cases}).unmet] == ["9.1.6", "9.1.10", "10.1.1"]
+
+
+def test_a_server_that_missed_a_case_of_another_is_named() -> None:
+    every = {"1.1.1": seen("OK"), "1.1.2": seen("OK")}
+
+    assert lacking({"one": every, "two": every}) == []
+    assert lacking({"one": every, "two": {"1.1.1": seen("OK")}, "three": {}}) == ["two", "three"]
 
 
 def test_table_has_a_row_for_each_section_that_was_run_and_a_column_for_each_server() -> None:
