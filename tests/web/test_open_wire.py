@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -53,9 +54,11 @@ class Heard:
         self.codes.append(code)
 
 
-def open_wire(pipe: Pipe, *, config: EdgeConfig | None = None, served: bool = True) -> OpenWire:
+def open_wire(
+    pipe: Pipe, *, config: EdgeConfig | None = None, served: bool = True, window_bits: int | None = None
+) -> OpenWire:
     """Open a wire on a pipe."""
-    wire = OpenWire(config or echo_config(), set(), pipe, None, HEAD, b"")
+    wire = OpenWire(config or echo_config(), set(), pipe, window_bits, HEAD, b"")
     pipe.set_protocol(wire)
     wire.speak(Encoding.JSON)
     if served:
@@ -340,6 +343,65 @@ async def test_flood_is_taken_in_turns_and_the_socket_waits_meanwhile(octets: by
         turns += 1
     assert 3 * octets.count(b"\x01\x02\x03\x04") <= turns <= 3 * octets.count(b"\x01\x02\x03\x04") + 2
     assert pipe.reading
+    pipe.lose()
+
+
+def zipped(size: int) -> bytes:
+    """Write a message that inflates to so many octets."""
+    deflater = zlib.compressobj(wbits=-15)
+    octets = deflater.compress(b"x" * size) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    return frame(0xC1, octets.removesuffix(b"\x00\x00\xff\xff"))
+
+
+@pytest.mark.parametrize(
+    ("octets", "window_bits"),
+    [
+        pytest.param(text("x" * 40_000), None, id="as they are"),
+        pytest.param(frame(0x01, b"x" * 20_000) + frame(0x80, b"x" * 20_000), None, id="in parts"),
+        pytest.param(zipped(40_000), 12, id="inflated"),
+    ],
+)
+async def test_a_turn_takes_few_large_messages_however_small_they_came(octets: bytes, window_bits: int | None) -> None:
+    pipe = Pipe()
+    wire = open_wire(pipe, window_bits=window_bits)
+    receiver = heard(wire)
+    await asyncio.sleep(0)
+    wire.data_received(octets * 10)
+    for turn in range(1, 6):
+        assert len(receiver.messages) == 2 * (turn - 1)
+        await asyncio.sleep(0)
+    assert len(receiver.messages) == 10
+    pipe.lose()
+
+
+async def test_nothing_that_a_peer_does_gives_it_more_time() -> None:
+    pipe = Pipe()
+    wire = open_wire(pipe)
+    await asyncio.sleep(0)
+    wire.close(1000, "bye", 0.5)
+    reaper = wire._reaper
+    wire.data_received(frame(0x83, b"a reserved opcode"))
+    await asyncio.sleep(0)
+    wire.eof_received()
+    assert wire._reaper is reaper
+    wire.shutdown()
+    assert wire._reaper is reaper
+    pipe.lose()
+    assert reaper is not None
+    assert reaper.cancelled()
+
+
+async def test_a_server_that_stops_gives_it_less() -> None:
+    pipe = Pipe()
+    wire = open_wire(pipe)
+    await asyncio.sleep(0)
+    wire.close(1000, "bye", 30.0)
+    before = wire._reaper
+    wire.shutdown()
+    assert before is not None
+    assert wire._reaper is not None
+    assert before.cancelled()
+    assert wire._reaper.when() < before.when()
     pipe.lose()
 
 
