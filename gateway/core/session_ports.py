@@ -8,16 +8,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from gateway.core.channels import Position
 from gateway.core.decision import BoundPolicy, ChannelOptions, Decision
 from gateway.core.effects import Effect
 from gateway.core.errors import SignatureFailure
-from gateway.core.principal import ConnectionFacts
-
-if TYPE_CHECKING:
-    from gateway.core.session import Session
+from gateway.core.principal import ConnectionFacts, Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,25 @@ class Publisher(Protocol):
 PublishNow = Callable[[str, object, str, float, ChannelOptions], Position | None]
 
 
+class Speaker(Protocol):
+    """A session, as it is told of."""
+
+    @property
+    def session_id(self) -> str:
+        """Give its name."""
+        ...
+
+    @property
+    def principal(self) -> Principal:
+        """Give who speaks."""
+        ...
+
+    @property
+    def facts(self) -> ConnectionFacts:
+        """Give what is known of the socket."""
+        ...
+
+
 class Observer(Protocol):
     """Who watches: decisions are timed, counted and logged here, for the core has no clock and no log."""
 
@@ -90,7 +106,7 @@ class Observer(Protocol):
         """Ask the policy for a command."""
         ...
 
-    def denied(self, session: Session, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
+    def denied(self, session: Speaker, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
         """Note a denial."""
         ...
 
@@ -98,6 +114,6 @@ class Observer(Protocol):
         """Note the end of a command: `ok` or an error code."""
         ...
 
-    def signature_failed(self, session: Session, failure: SignatureFailure) -> None:
+    def signature_failed(self, session: Speaker, failure: SignatureFailure) -> None:
         """Note a frame whose signature did not hold."""
         ...

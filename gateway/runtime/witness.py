@@ -11,7 +11,7 @@ from gateway.core.decision import BoundPolicy, Decision
 from gateway.core.errors import SignatureFailure
 from gateway.core.events import Event
 from gateway.core.principal import ConnectionFacts
-from gateway.core.session import Session
+from gateway.core.session_ports import Speaker
 from gateway.runtime.ports import Log, Metrics
 
 
@@ -45,7 +45,7 @@ class Witness:
         self._metrics.decision(action, decision.effect, decision.reason, timer() - started)
         return decision
 
-    def denied(self, session: Session, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
+    def denied(self, session: Speaker, command_id: int, action: str, channel: str | None, decision: Decision) -> None:
         """Log a denial: all that the peer is not told."""
         self._log.info(
             Event.COMMAND_DENIED,
@@ -67,7 +67,7 @@ class Witness:
         """Count a command."""
         self._metrics.command(action, outcome, duration_s)
 
-    def signature_failed(self, session: Session, failure: SignatureFailure) -> None:
+    def signature_failed(self, session: Speaker, failure: SignatureFailure) -> None:
         """Log and count a frame whose signature did not hold."""
         self._metrics.signature_failure(failure)
         self._log.warning(

@@ -8,15 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from gateway.runtime.ports import Intake, Read, Traffic, Transport
+from gateway.runtime.ports import Intake, Read, Receiver, Traffic, Transport
 from gateway.web.wire_parser import TURN_BYTES, TURN_MESSAGES, Taker
 
-if TYPE_CHECKING:
-    from gateway.web.open_wire import OpenWire
-
 _LOGGER = logging.getLogger("uvicorn.error")
+
+
+class Wire(Transport, Protocol):
+    """An open WebSocket, as its reads are taken."""
+
+    receiver: Receiver | None
+    unread: bytes
+    """What has come and is not taken yet."""
+    plain: bool
+    """Whether it begins a message, with nothing before it, and somebody takes it."""
+    holds: bool
+    """Whether the socket is not read."""
+
+    def take_rest(self, data: bytes, *, more: bool) -> None:
+        """Take what is no whole messages, or what comes behind a pause, or too late.
+
+        Args:
+            data: The octets.
+            more: Whether as much has been taken in this turn as may be.
+        """
+        ...
 
 
 class Reads:
@@ -32,10 +50,10 @@ class Reads:
     def __init__(self, take: Taker, traffic: Traffic) -> None:
         self._take = take
         self._traffic = traffic
-        self.wires: list[OpenWire] = []
+        self.wires: list[Wire] = []
         """Those that have read something; whoever adds the first one sees to it that `run` is called."""
 
-    def add(self, wire: OpenWire) -> None:
+    def add(self, wire: Wire) -> None:
         """Have what a wire has read taken at the end of the turn."""
         if not self.wires:
             asyncio.get_running_loop().call_soon(self.run)
@@ -47,7 +65,7 @@ class Reads:
         take, octets = self._take, 0
         intake: Intake | None = None
         reads: list[Read] = []
-        rests: list[tuple[OpenWire, bytes, bool]] = []
+        rests: list[tuple[Wire, bytes, bool]] = []
         for wire in wires:
             data, wire.unread = wire.unread, b""
             octets += len(data)
