@@ -50,9 +50,9 @@ examples:
   make bench                                           all of it, five rounds, about half an hour
   make bench RUNS=7                                    seven rounds
   make bench ONLY=signed QUICK=1                       one short round of the signed workloads; the page stays as it is
-  python benchmarks/bench.py --json runs.json          keep every run
-  python benchmarks/bench.py --from runs.json          write the page and the plots anew from them
-  python benchmarks/bench.py --from runs.json --print --check
+  .venv/bin/python benchmarks/bench.py --json runs.json          keep every run
+  .venv/bin/python benchmarks/bench.py --from runs.json          write the page and the plots anew from them
+  .venv/bin/python benchmarks/bench.py --from runs.json --print --check
                                                        touch nothing, and fail where a goal is not met
 
 exit codes:

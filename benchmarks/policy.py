@@ -1,4 +1,4 @@
-"""What a decision costs, and that it does not grow with the number of rules: `python benchmarks/policy.py`.
+"""What a decision costs, and that it does not grow with the number of rules: `.venv/bin/python benchmarks/policy.py`.
 
 Three ways to the same answer: one that was given before (the hot path of a session), one that is worked out anew (a channel never
 seen), and one that asks a condition. Each with 10, 1,000 and 10,000 rules in one role; the ratio of the last to the first is printed, and

@@ -1,4 +1,4 @@
-"""A soak with churn: does the gateway give everything back? `make soak`, or `python benchmarks/soak.py --help`.
+"""A soak with churn: does the gateway give everything back? `make soak`, or `.venv/bin/python benchmarks/soak.py --help`.
 
 Some 300 clients come, subscribe, publish, receive and go again all the time; meanwhile the gateway's memory, open files, connections and
 subscriptions are looked at. Its memory must be flat, and once the last client has gone, so must be all that was held for clients.
@@ -58,7 +58,7 @@ EXAMPLES = """\
 examples:
   make soak                                 ten minutes
   make soak SECONDS=3600                    an hour
-  python benchmarks/soak.py --seconds 60    a minute, too short for a verdict about memory that one can trust
+  .venv/bin/python benchmarks/soak.py --seconds 60    a minute, too short for a verdict about memory that one can trust
 
 exit codes:
   0  memory flat, all given back    1  not so    2  asked wrongly, or the gateway does not start    130  interrupted

@@ -25,7 +25,7 @@ from gateway.runtime.ports import Answer, Read, Receiver, Transport
 from gateway.web.deflate import deflate_framing
 from gateway.web.edge import WIRE_EXTENSION, Edge
 from gateway.web.open_wire import OpenWire
-from gateway.web.server import GatewayServer, build_config, listen, listening_port, loop_factory
+from gateway.web.server import GatewayServer, ListenError, build_config, listen, listening_port, loop_factory
 from gateway.web.wire import WireProtocol
 from gateway.web.wire_parser import Message
 
@@ -134,13 +134,23 @@ async def serve(port: int, config: EdgeConfig) -> None:
     await GatewayServer(config, drain).serve(listeners)
 
 
+def number(name: str, otherwise: int) -> int:
+    """Read a variable that is a number; end the process with a word where it is none."""
+    given = os.environ.get(name) or str(otherwise)
+    if not given.isdecimal():
+        sys.exit(f"{name} is a number: `{given}` is none")
+    return int(given)
+
+
 def main() -> None:
     """Serve as the environment says: PORT, DEFLATE (on, off) and MAX_BYTES."""
-    config = echo_config(
-        deflate=os.environ.get("DEFLATE", "off") == "on", max_bytes=int(os.environ.get("MAX_BYTES") or MAX_BYTES)
-    )
+    deflate = os.environ.get("DEFLATE", "off") == "on"
+    config = echo_config(deflate=deflate, max_bytes=number("MAX_BYTES", MAX_BYTES))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(int(os.environ.get("PORT") or "9001"), config))
+        try:
+            runner.run(serve(number("PORT", 9001), config))
+        except ListenError:
+            sys.exit("that port cannot be listened on: PORT=0 takes a free one")
 
 
 if __name__ == "__main__":
