@@ -373,7 +373,7 @@ class GatewayHttpProtocol(HttpToolsProtocol):
     def _too_late(self) -> None:
         self._deadline = None
         if self._waits:
-            self._take_held()  # what has come in time counts, whoever's turn it is
+            self._take_held()  # what has come in time counts, turn or not
             if self._expects_something() or self._is_answering():
                 return
         if self._deaf or self._phase is _Phase.IDLE:
