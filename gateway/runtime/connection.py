@@ -242,6 +242,18 @@ class Connection:
         """Close, behind all that is on its way."""
         self.tell(Ended(close))
 
+    def hold(self) -> bool:
+        """Read no more for a while, where that is not so already; tell whether `go_on` is to follow."""
+        if self.paused or self.gone:
+            return False
+        self.port.pause_reading(())
+        return True
+
+    def go_on(self) -> None:
+        """Read again."""
+        if not self.paused:
+            self.port.resume_reading()
+
     # -------------------------------------------------------------------------------------------- the loop
 
     def tell(self, event: Event) -> None:
@@ -301,18 +313,6 @@ class Connection:
     def _do_resume_reading(self, _effect: effects.ResumeReading) -> None:
         self.paused = False
         self.port.resume_reading()
-
-    def hold(self) -> bool:
-        """Read no more for a while, where that is not so already; tell whether `go_on` is to follow."""
-        if self.paused or self.gone:
-            return False
-        self.port.pause_reading(())
-        return True
-
-    def go_on(self) -> None:
-        """Read again."""
-        if not self.paused:
-            self.port.resume_reading()
 
     def _do_send_ping(self, _effect: effects.SendPing) -> None:
         self.port.ping()

@@ -334,7 +334,7 @@ class OpenWire(asyncio.Protocol):
 
         Args:
             data: The octets.
-            more: Whether as many messages have been taken in this turn as may be.
+            more: Whether as much has been taken in this turn as may be.
         """
         if more and not self._paused and self.plain:
             self._put_back(data)
